@@ -1,0 +1,36 @@
+/*
+ * identity: what makes two deliveries the same event.
+ *
+ * HMAC-SHA-256 under the outbox's own key, so that who can read the outbox cannot test a guessed
+ * sub against it.
+ */
+#ifndef SIWA_DISPATCHER_IDENTITY_H
+#define SIWA_DISPATCHER_IDENTITY_H
+
+#include <stddef.h>
+
+#include "verifier/jwks.h"
+#include "verifier/notification.h"
+
+#define IDENTITY_BYTES     32
+#define IDENTITY_KEY_BYTES 32
+
+struct identity_key;
+
+/* Reads the key file (exactly IDENTITY_KEY_BYTES, 0600, a regular file of the calling user), or
+ * makes it when create is set and there is none: random, fsynced with its folder before it is used.
+ * A key that is missing beside a database that has identities would make every repeat new: the
+ * caller sets create only together with a new database. 0, -ENOENT, -EINVAL (wrong size, mode or
+ * owner), -errno; one sentence in ret_why. */
+int identity_key_open(const char *path, bool create, struct identity_key **ret_key,
+                      char ret_why[JWKS_WHY_BYTES]);
+void identity_key_free(struct identity_key *key); /* wipes; takes NULL */
+
+/* The identity of event number index of a notification: over the length-prefixed client_id,
+ * normalised type, sub, event_time_ms; where sub or event_time is missing, over client_id, jti,
+ * index. The two forms can never give the same input. 0, -EINVAL where the event has neither (no
+ * sub or time, and no jti), -EIO when OpenSSL fails. One thread a key. */
+int identity_of(struct identity_key *key, const struct notification *notification, size_t index,
+                unsigned char ret_identity[IDENTITY_BYTES]);
+
+#endif

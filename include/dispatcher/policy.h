@@ -1,0 +1,32 @@
+/*
+ * policy: which apps are ours, and what each of them ignores.
+ */
+#ifndef SIWA_DISPATCHER_POLICY_H
+#define SIWA_DISPATCHER_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "support/config.h"
+#include "verifier/notification.h"
+
+/* An immutable copy of the configured apps, reference counted, so that a reload can replace it
+ * while deliveries still hold the old one. */
+struct policy;
+
+/* Copies what it needs from the configuration. The caller owns one reference. 0 or -ENOMEM. */
+int policy_new(const struct config *config, struct policy **ret_policy);
+struct policy *policy_ref(struct policy *policy);
+void policy_unref(struct policy *policy); /* takes NULL */
+
+/* The app with exactly this client_id (an Apple `aud`), borrowed from the policy, or NULL. */
+const struct config_app *policy_find(const struct policy *policy, const char *client_id);
+
+/* Whether the app does not want events of this kind. Unknown kinds are never ignored. */
+bool policy_ignores(const struct config_app *app, enum event_type kind);
+
+/* The configured apps, borrowed. */
+size_t policy_count(const struct policy *policy);
+const struct config_app *policy_at(const struct policy *policy, size_t index);
+
+#endif

@@ -1,0 +1,65 @@
+/*
+ * writer: the bounded queue and the one thread that commits it in groups.
+ *
+ * No timer: a batch is whatever queued during the last commit.
+ */
+#ifndef SIWA_DISPATCHER_WRITER_H
+#define SIWA_DISPATCHER_WRITER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dispatcher/delivery.h"
+#include "dispatcher/outbox.h"
+#include "support/config.h"
+#include "support/metrics.h"
+
+struct writer;
+
+struct writer_settings {
+    struct outbox
+        *outbox; /* the thread's alone from start to stop; the caller closes it afterwards */
+    unsigned queue_events; /* bound of the queue, in events */
+    enum config_late late;
+    struct metrics *metrics;
+    void (*on_committed)(
+        void *context); /* once a batch: outcomes are ready to be collected; writer thread */
+    void (*on_fatal)(
+        void *context); /* once: the storage failed, the daemon must exit; writer thread */
+    void *context;
+};
+
+struct writer_state {
+    unsigned queued_events;
+    bool committing;
+    int64_t committing_since_ms; /* monotonic; with committing */
+    int64_t alive_ms;            /* monotonic: when the thread last showed life */
+    bool failing;                /* the last batch failed for a transient reason */
+    bool fatal;
+    char why[OUTBOX_WHY_BYTES]; /* with failing or fatal */
+    uint64_t commits, rows;
+};
+
+/* Starts the thread. 0 or -errno. */
+int writer_start(const struct writer_settings *settings, struct writer **ret_writer);
+
+/* Gives a delivery to the writer, which owns it on 0. -EAGAIN: the queue is full (it never holds
+ * more than queue_events, but always at least one delivery); -ESHUTDOWN: stopping, or storage
+ * failed. Then the delivery is still the caller's. Never blocks on the disk. Any thread. */
+int writer_submit(struct writer *writer, struct delivery *delivery);
+
+/* Takes all deliveries whose outcome is known, linked by next in the order of submission; NULL
+ * where there is none. Each gets its verdict only after the commit, with synchronous=FULL,
+ * succeeded; a failed batch gives VERDICT_STORE_FAILED for each. Any thread, one at a time. */
+struct delivery *writer_collect(struct writer *writer);
+
+/* Any thread. */
+void writer_state(struct writer *writer, struct writer_state *ret_state);
+
+/* Takes nothing more, commits all that is queued, joins the thread. What was committed can still be
+ * collected; then writer_free, which takes NULL and releases the rest. */
+void writer_stop(struct writer *writer);
+void writer_free(struct writer *writer);
+
+#endif

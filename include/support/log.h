@@ -1,0 +1,75 @@
+/*
+ * log: one event, one line of logfmt on standard error.
+ *
+ * Foreign text is escaped and capped here, so that a caller cannot forget it. What may never be
+ * handed to this module: a sub, an e-mail address, a token, a body.
+ */
+#ifndef SIWA_SUPPORT_LOG_H
+#define SIWA_SUPPORT_LOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum log_level {
+    LOG_LEVEL_ERROR = 3,
+    LOG_LEVEL_WARNING,
+    LOG_LEVEL_NOTICE,
+    LOG_LEVEL_INFO,
+    LOG_LEVEL_DEBUG
+};
+
+#define LOG_LINE_MAX_BYTES  1024 /* with its newline; what does not fit is cut, never wrapped */
+#define LOG_VALUE_MAX_BYTES 256  /* of one value before escaping */
+
+/* A field of a line. Made by the functions below, used at once. */
+struct log_field {
+    const char *key; /* lower case, digits, underscores; a literal. NULL ends a list */
+    enum { LOG_FIELD_TEXT, LOG_FIELD_NUMBER } kind;
+    const char *text; /* NULL is written as an absent field */
+    int64_t number;
+};
+
+static inline struct log_field log_text(const char *key, const char *text)
+{
+    return (struct log_field){.key = key, .kind = LOG_FIELD_TEXT, .text = text};
+}
+
+static inline struct log_field log_number(const char *key, int64_t number)
+{
+    return (struct log_field){.key = key, .kind = LOG_FIELD_NUMBER, .number = number};
+}
+
+/* Decides once, before the first line and the first thread, whether lines carry a `<N>` priority:
+ * where standard error is the journal (JOURNAL_STREAM names its device and inode,
+ * systemd.exec(5)). */
+void log_open(enum log_level threshold);
+
+/* Writes one line `level=… msg="…" key=value …` with one write(2), so that lines of several threads
+ * do not mix. msg is a literal; fields end with one whose key is NULL, and may be NULL for none.
+ * Never fails visibly, never blocks on anything but standard error, keeps errno. Any thread. */
+void log_write(enum log_level level, const char *msg, const struct log_field *fields);
+
+/* The same with the fields written out: log_event(LOG_LEVEL_INFO, "started", log_text("a", b)). */
+#define log_event(level, msg, ...) \
+    log_write((level), (msg), (const struct log_field[]){__VA_ARGS__, {.key = NULL}})
+
+/* A bucket for lines that strangers can cause: at most burst lines at once and per_minute in the
+ * long run; the number of suppressed ones is told with the next line that passes. */
+struct log_limit {
+    unsigned burst, per_minute;
+    /* private */
+    int64_t tokens_milli, last_ms;
+    uint64_t suppressed;
+};
+
+/* Whether a line may be written now; stores the number suppressed since the last one. Not
+ * synchronised: one bucket, one thread. now_ms is monotonic. */
+bool log_limit_pass(struct log_limit *limit, int64_t now_ms, uint64_t *ret_suppressed);
+
+/* Escapes text as a logfmt value into ret_out (capacity bytes, always NUL-terminated): control
+ * characters, quotes, backslashes and bytes that are not UTF-8 as \xNN, capped at
+ * LOG_VALUE_MAX_BYTES of input with a trailing `…`. Returns the bytes written without NUL. Pure. */
+size_t log_escape(const char *text, size_t text_bytes, char *ret_out, size_t capacity);
+
+#endif
