@@ -1,45 +1,151 @@
-# siwa-notifyd. `make` builds build/siwa-notifyd; `make check` runs every test.
+# siwa-notifyd: `make` builds build/siwa-notifyd, `make demo` shows it at work, `make check` runs every test, `make help` lists the rest.
+# New files in src/ROOM/, tests/unit/ and tests/fuzz/ are found by name; nothing here has to change for them.
+
+VERSION := 0.1.0
 
 BUILD   ?= build
 CC      ?= cc
-PKG      = libmicrohttpd openssl jansson sqlite3 libcurl libconfig
+PKG     := libmicrohttpd openssl jansson sqlite3 libcurl libconfig
 
-WARN     = -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
-           -Wpointer-arith -Wcast-qual -Wwrite-strings -Wformat=2 -Wundef -Wvla
-HARDEN   = -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -fstack-clash-protection -fcf-protection
-OPT     ?= -O2 -g
-WERROR  ?=
-CPPFLAGS += -D_GNU_SOURCE -Iinclude
-CFLAGS   += -std=c17 $(OPT) $(WARN) $(WERROR) $(HARDEN) $(shell pkg-config --cflags $(PKG)) -pthread
+# What Debian 12 calls what we need.
+DEPS_BUILD := gcc libc6-dev pkg-config libmicrohttpd-dev libssl-dev libjansson-dev libsqlite3-dev \
+              libcurl4-openssl-dev libconfig-dev
+DEPS_DEMO  := openssl ca-certificates
+DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy prometheus strace systemd
+DEPS_LINT  := clang-format-14 cppcheck shellcheck mandoc python3 check
+DEPS_COV   := gcovr
+DEPS_FUZZ  := clang-14 libclang-rt-14-dev
+
+# Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
+PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKG)))$(PKG_CFLAGS)
+PKG_LIBS    = $(eval PKG_LIBS := $(shell pkg-config --libs $(PKG)))$(PKG_LIBS)
+CHECK_LIBS  = $(eval CHECK_LIBS := $(shell pkg-config --libs check))$(CHECK_LIBS)
+
+WARN     := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+            -Wpointer-arith -Wcast-qual -Wwrite-strings -Wformat=2 -Wundef -Wvla
+HARDEN   ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -fstack-clash-protection -fcf-protection
+OPT      ?= -O2 -g
+WERROR   ?=
+# No path of the machine that builds gets into what is built.
+PREFIX_MAP ?= -ffile-prefix-map=$(CURDIR)=.
+CPPFLAGS += -D_GNU_SOURCE -DSIWA_VERSION='"$(VERSION)"' -Iinclude
+CFLAGS   += -std=c17 $(OPT) $(WARN) $(WERROR) $(HARDEN) $(PREFIX_MAP) $(PKG_CFLAGS) -pthread
 LDFLAGS  += -pie -Wl,-z,relro,-z,now -Wl,--as-needed
-LDLIBS   += $(shell pkg-config --libs $(PKG)) -pthread
+LDLIBS   += $(PKG_LIBS) -pthread
+COMPILE   = $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP
 
 SRC      := $(filter-out src/main.c,$(sort $(wildcard src/*/*.c)))
 OBJ      := $(SRC:src/%.c=$(BUILD)/obj/%.o)
 LIB      := $(BUILD)/libsiwa.a
-UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+PROGRAM  := $(if $(wildcard src/main.c),$(BUILD)/siwa-notifyd)
+UNIT     := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/unit/test_*.c)))
+TOOLS    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/tools/*.c)))
+FUZZ     := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-all: $(BUILD)/siwa-notifyd
+all: $(PROGRAM)
 
 $(BUILD)/siwa-notifyd: $(BUILD)/obj/main.o $(LIB)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+# Made anew each time: an archive would keep the members whose source is gone.
 $(LIB): $(OBJ)
 	rm -f $@ && $(AR) rcs $@ $^
 
-$(BUILD)/obj/%.o: src/%.c
+$(BUILD)/obj/%.o: src/%.c Makefile | have-deps
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(COMPILE) -c -o $@ $<
 
-$(BUILD)/tests/unit/%: tests/unit/%.c $(LIB)
+# Programs of the tests, one file each: unit tests, tools, and what fault and bench bring along.
+$(BUILD)/tests/%: tests/%.c $(LIB) Makefile | have-deps
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(LIB) $(LDLIBS) $(shell pkg-config --libs check)
+	$(COMPILE) -I$(<D) $(LDFLAGS) -o $@ $< $(LIB) $(TEST_LIBS) $(LDLIBS)
 
-unit: $(UNIT)
-	@set -e; for test in $(UNIT); do echo "== $$test"; $$test; done
+$(UNIT): TEST_LIBS = $(CHECK_LIBS)
+
+have-deps:
+	@pkg-config --exists $(PKG) 2>/dev/null || { \
+	echo "siwa-notifyd: missing to build: pkg-config, or one of $(PKG). Run: make deps" >&2; exit 1; }
+
+tests: $(UNIT) $(TOOLS)
+
+deps:
+	tests/tools/install-deps $(DEPS_BUILD)
+
+deps-all:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ)
+
+demo:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEMO)
+	$(MAKE) all
+	tests/tools/demo $(BUILD)/siwa-notifyd
+
+check:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
+	$(MAKE) check-run
+
+check-run: all tests
+	tests/tools/check $(BUILD)
+
+unit: all tests
+	tests/tools/check $(BUILD) unit
+
+integration: all tests
+	tests/tools/check $(BUILD) integration
+
+# The same tests against builds that watch themselves.
+ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
+
+asan:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
+	$(MAKE) check-run BUILD=build-asan OPT='$(ASAN)' HARDEN=-fPIE
+
+tsan:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
+	$(MAKE) check-run BUILD=build-tsan OPT='$(TSAN)' HARDEN=-fPIE
+
+cov:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_COV)
+	find build-cov -name '*.gcda' -delete 2>/dev/null || true
+	$(MAKE) check-run BUILD=build-cov OPT='-O0 -g --coverage -fprofile-update=atomic' HARDEN=-fPIE PREFIX_MAP=
+	tests/tools/cov build-cov
+
+lint:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
+	$(MAKE) lint-analyzer BUILD=build-lint OPT='-O2 -g -fanalyzer' WERROR=-Werror
+	tests/tools/lint
+
+lint-analyzer: $(OBJ) $(PROGRAM)
+
+# `make fuzz` runs every target, `make fuzz-NAME` one. FUZZ_RUNS executions each, or FUZZ_SECONDS.
+FUZZ_RUNS    ?= 1000000
+FUZZ_SECONDS ?=
+FUZZ_BUILD   := BUILD=build-fuzz CC=clang-14 HARDEN=-fPIE
+
+fuzz: $(FUZZ:%=fuzz-%)
+
+$(FUZZ:%=fuzz-%): fuzz-%: fuzz-build
+	FUZZ_RUNS='$(FUZZ_RUNS)' FUZZ_SECONDS='$(FUZZ_SECONDS)' tests/tools/fuzz build-fuzz $*
+
+fuzz-build:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_FUZZ)
+	$(MAKE) fuzz-programs $(FUZZ_BUILD) \
+	    OPT='-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
+
+fuzz-programs: $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%)
+
+$(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%): TEST_LIBS = -fsanitize=fuzzer
+
+bench: all tests
+	SIWA_BUILD=$(BUILD) tests/bench/run
+
+help:
+	@sed -n 's/^## //p' CONTRIBUTING.md
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
-.PHONY: all unit clean
--include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/unit/*.d)
+.PHONY: all have-deps tests deps deps-all demo check check-run unit integration asan tsan cov lint lint-analyzer \
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench help clean
+
+-include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)
