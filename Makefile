@@ -1,5 +1,17 @@
 # siwa-notifyd: `make` builds build/siwa-notifyd, `make demo` shows it at work, `make check` runs every test, `make help` lists the rest.
 # New files in src/ROOM/, tests/unit/ and tests/fuzz/ are found by name; nothing here has to change for them.
+#
+#: make            build build/siwa-notifyd
+#: make demo       install what is missing, build, and show one notification of each type arriving
+#: make check      install what is missing, build, run every test
+#: make unit       the unit tests;  make integration: those against the real daemon
+#: make lint       format, static analysis, shellcheck, the rules of the house
+#: make asan       every test with AddressSanitizer and UBSan;  make tsan: with ThreadSanitizer
+#: make cov        every test, then the coverage of lines and branches
+#: make fuzz       fuzz every parser (FUZZ_RUNS or FUZZ_SECONDS);  make fuzz-NAME: one
+#: make bench      measure the daemon against its ceilings
+#: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
+#: make deps       install what the build needs (deps-all: everything above)
 
 VERSION := 0.1.0
 
@@ -113,7 +125,7 @@ cov:
 lint:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
 	$(MAKE) lint-analyzer BUILD=build-lint OPT='-O2 -g -fanalyzer' WERROR=-Werror
-	tests/tools/lint
+	tests/tools/lint build-lint/obj
 
 lint-analyzer: $(OBJ) $(PROGRAM)
 
@@ -140,7 +152,7 @@ bench: all tests
 	SIWA_BUILD=$(BUILD) tests/bench/run
 
 help:
-	@sed -n 's/^## //p' CONTRIBUTING.md
+	@sed -n 's/^#: //p' Makefile
 
 clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
