@@ -21,6 +21,7 @@ enum log_level {
 
 #define LOG_LINE_MAX_BYTES  1024 /* with its newline; what does not fit is cut, never wrapped */
 #define LOG_VALUE_MAX_BYTES 256  /* of one value before escaping */
+#define LOG_VALUE_ROOM      6    /* the shortest value that says it was cut: `"..."` and NUL */
 
 /* A field of a line. Made by the functions below, used at once. */
 struct log_field {
@@ -40,14 +41,17 @@ static inline struct log_field log_number(const char *key, int64_t number)
     return (struct log_field){.key = key, .kind = LOG_FIELD_NUMBER, .number = number};
 }
 
-/* Decides once, before the first line and the first thread, whether lines carry a `<N>` priority:
- * where standard error is the journal (JOURNAL_STREAM names its device and inode,
- * systemd.exec(5)). */
+/* Sets the threshold and decides once, before the first line and the first thread, how lines begin:
+ * with a `<N>` priority where standard error is the journal (JOURNAL_STREAM names its device and
+ * inode, systemd.exec(5)), with `time=2026-01-31T23:59:59.123Z ` everywhere else. Without it lines
+ * begin with the time and all levels are written. */
 void log_open(enum log_level threshold);
 
 /* Writes one line `level=… msg="…" key=value …` with one write(2), so that lines of several threads
  * do not mix. msg is a literal; fields end with one whose key is NULL, and may be NULL for none.
- * Never fails visibly, never blocks on anything but standard error, keeps errno. Any thread. */
+ * A line is printable ASCII whatever the values were. Fields that no longer fit into
+ * LOG_LINE_MAX_BYTES are left out, and the line then ends with `cut=yes`. Never fails visibly,
+ * never blocks on anything but standard error, keeps errno. Any thread. */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields);
 
 /* The same with the fields written out: log_event(LOG_LEVEL_INFO, "started", log_text("a", b)). */
@@ -57,19 +61,28 @@ void log_write(enum log_level level, const char *msg, const struct log_field *fi
 /* A bucket for lines that strangers can cause: at most burst lines at once and per_minute in the
  * long run; the number of suppressed ones is told with the next line that passes. */
 struct log_limit {
-    unsigned burst, per_minute;
+    unsigned burst, per_minute; /* set these, leave the rest zero */
     /* private */
-    int64_t tokens_milli, last_ms;
+    bool started;
+    int64_t credit; /* a line costs LOG_LIMIT_LINE_COST, a millisecond earns per_minute */
+    int64_t last_ms;
     uint64_t suppressed;
 };
 
-/* Whether a line may be written now; stores the number suppressed since the last one. Not
- * synchronised: one bucket, one thread. now_ms is monotonic. */
+#define LOG_LIMIT_LINE_COST 60000
+
+/* Whether a line may be written now; when it may, ret_suppressed (which may be NULL) is the number
+ * of lines held back since the last one. Not synchronised: one bucket, one thread. now_ms is
+ * monotonic. */
 bool log_limit_pass(struct log_limit *limit, int64_t now_ms, uint64_t *ret_suppressed);
 
-/* Escapes text as a logfmt value into ret_out (capacity bytes, always NUL-terminated): control
- * characters, quotes, backslashes and bytes that are not UTF-8 as \xNN, capped at
- * LOG_VALUE_MAX_BYTES of input with a trailing `…`. Returns the bytes written without NUL. Pure. */
+/* Writes text as one complete logfmt value into ret_out (capacity bytes, always NUL-terminated
+ * where there is any): printable ASCII alone, in quotes where it is empty or holds a space, an
+ * equals sign or an escape. Quotes, backslashes and every byte that is not printable ASCII become
+ * \xNN, so that between two quotes there is never a third. Input beyond LOG_VALUE_MAX_BYTES, and
+ * what does not fit into capacity, is cut at a whole character with `...` in its place; where not
+ * even LOG_VALUE_ROOM bytes are there, nothing is written. Returns the bytes written without NUL.
+ * Pure; any thread. */
 size_t log_escape(const char *text, size_t text_bytes, char *ret_out, size_t capacity);
 
 #endif

@@ -22,29 +22,35 @@ enum metrics_type { METRICS_COUNTER, METRICS_GAUGE, METRICS_HISTOGRAM };
 int metrics_new(struct metrics **ret_metrics);
 void metrics_free(struct metrics *metrics);
 
-/* Registers a family. name, help and label_names (NULL-terminated, at most METRICS_LABELS_MAX) are
- * literals. bounds (ascending, without +Inf) belongs to histograms, NULL otherwise. Registering a
- * name again gives the first family. Returns NULL when memory is out. Any thread. */
+/* Registers a family. name, help and the label names (NULL-terminated, at most METRICS_LABELS_MAX;
+ * label_names itself may be NULL for none) are literals and only borrowed. bounds (ascending,
+ * without +Inf; copied) belongs to histograms, NULL otherwise. A family without label names has its
+ * one series from the start, so that it is never absent. Registering a name again gives the first
+ * family. Returns NULL when memory is out. Any thread. */
 struct metrics_family *metrics_register(struct metrics *metrics, enum metrics_type type,
                                         const char *name, const char *help,
                                         const char *const *label_names, const double *bounds,
                                         size_t bound_count);
 
-/* The series with these label values (as many as the family has names; copied, escaped when
- * rendered), made with value 0 when it is new. Hold on to the result on hot paths. NULL when memory
- * is out; all functions below take NULL and do nothing. Any thread. */
+/* The series with these label values (as many as the family has names; copied; valid UTF-8, escaped
+ * when rendered; NULL where the family has no names), made with value 0 when it is new. Hold on to
+ * the result on hot paths. NULL when memory is out or the family is NULL; all functions below take
+ * NULL and do nothing. Any thread. */
 struct metrics_series *metrics_with(struct metrics_family *family, const char *const *label_values);
 
-/* Any thread. */
-void metrics_add(struct metrics_series *series, uint64_t amount); /* counters */
-void metrics_set(struct metrics_series *series,
-                 double value); /* gauges (and counters restored at start) */
-void metrics_observe(struct metrics_series *series, double value); /* histograms */
-double metrics_value(
-    const struct metrics_series *series); /* counters and gauges; a histogram's count */
+/* Counters count, gauges are set (and so are counters that are restored at start, to a whole number
+ * that is not negative), histograms observe; a call that does not fit the type does nothing, and
+ * neither does observing NaN. Lock-free; any thread. */
+void metrics_add(struct metrics_series *series, uint64_t amount);
+void metrics_set(struct metrics_series *series, double value);
+void metrics_observe(struct metrics_series *series, double value);
+
+/* The value of a counter or gauge, the count of a histogram; 0 for NULL. Any thread. */
+double metrics_value(const struct metrics_series *series);
 
 /* The text exposition (format 0.0.4) of everything, newly allocated, NUL-terminated; the caller
- * frees it. 0 or -ENOMEM. Any thread. */
+ * frees it. Families stand in the order of their names, series in that of their label values.
+ * 0 or -ENOMEM. Any thread; updates go on meanwhile. */
 int metrics_render(struct metrics *metrics, char **ret_text, size_t *ret_bytes);
 
 #endif
