@@ -1,0 +1,18 @@
+/*
+ * commands: the table of subcommands, in the order in which people meet them.
+ *
+ * X(name, text, summary): cli_NAME is the function, text what is typed, summary the line in
+ * `siwa-notifyd --help`. Only what exists stands here. siwa-notifyd(8) has a section for each, and
+ * a test holds it to that.
+ */
+#ifndef SIWA_CLI_COMMANDS_H
+#define SIWA_CLI_COMMANDS_H
+
+#define CLI_COMMAND_TABLE(X) \
+    X(version, "version", "print the version, and those of the libraries in use")
+
+#define CLI_COMMAND_FUNCTION(name, text, summary) int cli_##name(int argc, char **argv);
+CLI_COMMAND_TABLE(CLI_COMMAND_FUNCTION)
+#undef CLI_COMMAND_FUNCTION
+
+#endif
