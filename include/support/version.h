@@ -4,7 +4,8 @@
 #ifndef SIWA_SUPPORT_VERSION_H
 #define SIWA_SUPPORT_VERSION_H
 
-#define SIWA_NAME    "siwa-notifyd"
-#define SIWA_VERSION "0.1.0"
+#define SIWA_NAME "siwa-notifyd"
+
+/* SIWA_VERSION, a string, comes from VERSION in the Makefile. */
 
 #endif
