@@ -4,6 +4,7 @@
 #ifndef SIWA_VERIFIER_BASE64URL_H
 #define SIWA_VERIFIER_BASE64URL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Bytes that text_bytes characters can decode to at the most. */
@@ -20,6 +21,9 @@
  * Any thread. */
 int base64url_decode(const char *text, size_t text_bytes, unsigned char *ret_data, size_t capacity,
                      size_t *ret_data_bytes);
+
+/* Whether base64url_decode would take this text, given room enough. Any thread. */
+bool base64url_is_canonical(const char *text, size_t text_bytes);
 
 /* Encodes data into ret_text, which must hold BASE64URL_ENCODED(data_bytes) + 1 characters, and
  * ends it with NUL. Never fails. Any thread. */
