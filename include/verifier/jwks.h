@@ -2,10 +2,11 @@
  * jwks: reading a JWK Set (RFC 7517) under one fixed key policy.
  *
  * The policy (the primitive accepts weaker keys, so the policy is ours): kty RSA, modulus of 2048
- * to 4096 bits, e = 65537, use "sig" or absent, alg "RS256" or absent, key_ops absent or with
- * "verify", kid of 1 to 64 printable ASCII characters, no modulus with the ROCA fingerprint. A key
- * outside the policy is passed over, since a key server may publish keys for other purposes; a kid
- * that stands twice in a set, and a set without one usable key, refuse the whole set.
+ * to 4096 bits in its one canonical spelling, e = 65537, use "sig" or absent, alg "RS256" or
+ * absent, key_ops absent or with "verify", kid of 1 to 64 printable ASCII characters, no private
+ * half, no modulus with the ROCA fingerprint. A key outside the policy is passed over, since a key
+ * server may publish keys for other purposes; a kid that stands twice in a set (whatever kind of
+ * key has it), and a set without one usable key, refuse the whole set.
  */
 #ifndef SIWA_VERIFIER_JWKS_H
 #define SIWA_VERIFIER_JWKS_H
