@@ -49,7 +49,10 @@ struct judge_rules {
     int64_t leeway_s; /* both ways, 0 to 86400 */
 };
 
-/* Why something that Apple signed goes to quarantine. */
+/* Why something that Apple signed goes to quarantine. Of several reasons one is given, what casts
+ * more doubt first: OLD_KEY, UNKNOWN_ISSUER, EVENTS_UNCLEAR (and then VERDICT_FROM_FUTURE),
+ * EXPIRED. So EXPIRED says that nothing but its age stands against a notification, and no setting
+ * for late ones lets in what an old key signed. */
 #define QUARANTINE_REASON_TABLE(X) \
     X(NONE, "none") \
     X(EXPIRED, "expired") \

@@ -35,10 +35,11 @@ struct jws_context;
 int jws_context_new(struct jws_context **ret_context);
 void jws_context_free(struct jws_context *context);
 
-/* Judges the shape of a token: at most JWS_TOKEN_MAX_BYTES, three non-empty parts, each canonical
- * base64url, a header that is one JSON object without duplicate members, alg exactly "RS256" (else
+/* Judges the shape of a token: at most JWS_TOKEN_MAX_BYTES, three parts, each canonical base64url,
+ * a header that is one JSON object without duplicate members, alg exactly "RS256" (else
  * VERDICT_ALG_REFUSED), no crit and no b64 (else VERDICT_CRIT_REFUSED), typ absent or a string, a
- * kid of 1 to 64 printable characters, a signature of 256 to 512 bytes. Fills ret_jws and returns
+ * kid of 1 to 64 printable ASCII characters, a signature of 256 to 512 bytes. The payload may be
+ * empty here: what it must hold is the claims' matter. Fills ret_jws and returns
  * VERDICT_ACCEPTED; everything else is VERDICT_JWS_MALFORMED, or VERDICT_INTERNAL when memory is
  * out, with ret_jws untouched. Pure; any thread. */
 enum verdict jws_parse(const char *token, size_t token_bytes, struct jws *ret_jws);

@@ -14,9 +14,10 @@
 
 #include "verifier/verdict.h"
 
-#define NOTIFICATION_BODY_MAX_BYTES  65536
-#define NOTIFICATION_EVENTS_MAX      16
-#define NOTIFICATION_CLAIM_MAX_BYTES 255 /* iss, aud, jti, and type, sub and raw_type of an event \
+#define NOTIFICATION_BODY_MAX_BYTES 65536
+#define NOTIFICATION_EVENTS_MAX     16
+#define NOTIFICATION_CLAIM_MAX_BYTES \
+    255                                  /* iss, aud, jti, and type, sub and raw_type of an event \
                                           */
 #define NOTIFICATION_EMAIL_MAX_BYTES 320 /* RFC 5321: 64 + 1 + 255 */
 #define NOTIFICATION_LIFETIME_S      86400 /* exp - iat in every real token; the fall-back */
@@ -81,11 +82,17 @@ enum verdict notification_find_token(const char *body, size_t body_bytes,
 void notification_token_release(struct notification_token *token);
 
 /* Reads the claims in the decoded payload of a JWS: one JSON object without duplicate members; iss
- * and aud strings of 1 to 255 bytes, iat an integer, exp an integer or absent, jti a string or
+ * and aud strings of 1 to 255 bytes, iat an integer, exp an integer or absent (both 0 to
+ * NOTIFICATION_TIME_MAX_S), jti a string of up to 255 bytes (an empty one is as good as none) or
  * absent. A claim of another type or out of bounds is VERDICT_CLAIMS_MALFORMED; other claims are
- * not looked at. `events` is read last, as a JSON string, an object or an array (1 to 16 objects):
- * where it cannot be understood the verdict is still VERDICT_ACCEPTED, with event_count 0, since
- * the rest of the claims decides what becomes of the notification. VERDICT_INTERNAL when memory is
+ * not looked at. `events` is read last, as a JSON string, an object or an array (1 to 16 objects).
+ * Where it cannot be understood the verdict is still VERDICT_ACCEPTED, with event_count 0, since
+ * the rest of the claims decides what becomes of the notification. Not understood, and never in
+ * part: another JSON type, a string that is not such JSON (or has a member twice), no event or more
+ * than 16, an event whose type is missing or whose type, sub or email is no string of 1 to 255
+ * (320) bytes, whose event_time is no integer of 0 to the year 9999, whose is_private_email is none
+ * of true, false, "true", "false", or which has neither sub and event_time nor, of the
+ * notification, a jti. Other members of an event are not looked at. VERDICT_INTERNAL when memory is
  * out. Only on VERDICT_ACCEPTED is ret_notification filled, and then to be released. Pure; any
  * thread. */
 enum verdict notification_parse(const char *payload, size_t payload_bytes,
