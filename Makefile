@@ -49,7 +49,7 @@ COMPILE   = $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP
 SRC      := $(filter-out src/main.c,$(sort $(wildcard src/*/*.c)))
 OBJ      := $(SRC:src/%.c=$(BUILD)/obj/%.o)
 LIB      := $(BUILD)/libsiwa.a
-PROGRAM  := $(if $(wildcard src/main.c),$(BUILD)/siwa-notifyd)
+PROGRAM  := $(BUILD)/siwa-notifyd
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/unit/test_*.c)))
 TOOLS    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/tools/*.c)))
 FUZZ     := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
@@ -151,6 +151,45 @@ $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%): TEST_LIBS = -fsanitize=fuzzer
 bench: all tests
 	SIWA_BUILD=$(BUILD) tests/bench/run
 
+# Where things go. The configuration is in /etc whatever PREFIX is: that is where the daemon looks.
+DESTDIR     ?=
+PREFIX      ?= /usr/local
+bindir      ?= $(PREFIX)/bin
+mandir      ?= $(PREFIX)/share/man
+docdir      ?= $(PREFIX)/share/doc/siwa-notifyd
+sysconfdir  ?= /etc
+unitdir     ?= $(PREFIX)/lib/systemd/system
+sysusersdir ?= $(PREFIX)/lib/sysusers.d
+tmpfilesdir ?= $(PREFIX)/lib/tmpfiles.d
+INSTALL     ?= install
+
+UNITS := $(sort $(wildcard systemd/*.service systemd/*.socket))
+MAN   := $(sort $(wildcard doc/man/*.[1-8]))
+CONF  := $(DESTDIR)$(sysconfdir)/siwa-notifyd/siwa-notifyd.conf
+
+install: all
+	$(INSTALL) -D -m 755 $(BUILD)/siwa-notifyd $(DESTDIR)$(bindir)/siwa-notifyd
+	$(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(DESTDIR)$(docdir)/siwa-notifyd.conf
+	[ -e $(CONF) ] || $(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(CONF)
+	set -e; for page in $(MAN); do \
+	    $(INSTALL) -D -m 644 $$page $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
+	set -e; for unit in $(UNITS); do \
+	    $(INSTALL) -D -m 644 $$unit $(DESTDIR)$(unitdir)/$${unit##*/}; \
+	    sed -i 's|=/usr/bin/siwa-notifyd|=$(bindir)/siwa-notifyd|' $(DESTDIR)$(unitdir)/$${unit##*/}; done
+	$(INSTALL) -D -m 644 systemd/siwa-notifyd.sysusers $(DESTDIR)$(sysusersdir)/siwa-notifyd.conf
+	$(INSTALL) -D -m 644 systemd/siwa-notifyd.tmpfiles $(DESTDIR)$(tmpfilesdir)/siwa-notifyd.conf
+
+# What install put there and nothing else: a configuration that was changed stays, and so does the database.
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/siwa-notifyd
+	! cmp -s conf/siwa-notifyd.conf $(CONF) || rm -f $(CONF)
+	rm -f $(DESTDIR)$(docdir)/siwa-notifyd.conf
+	set -e; for page in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
+	rm -f $(UNITS:systemd/%=$(DESTDIR)$(unitdir)/%)
+	rm -f $(DESTDIR)$(sysusersdir)/siwa-notifyd.conf $(DESTDIR)$(tmpfilesdir)/siwa-notifyd.conf
+	for folder in $(dir $(CONF)) $(DESTDIR)$(docdir); do \
+	    [ ! -d $$folder ] || rmdir --ignore-fail-on-non-empty $$folder; done
+
 help:
 	@sed -n 's/^#: //p' Makefile
 
@@ -158,6 +197,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)

@@ -18,16 +18,41 @@
 #define REFRESHER_DEMAND_INTERVAL_MS 30000
 #define REFRESHER_BACKOFF_MIN_MS     1000
 #define REFRESHER_BACKOFF_MAX_MS     300000
+#define REFRESHER_JITTER_PERCENT     10 /* either way */
+#define REFRESHER_SAVE_MS            60000
+
+/* Why an attempt was made. */
+enum refresher_cause {
+    REFRESHER_CAUSE_SCHEDULED = 0,
+    REFRESHER_CAUSE_DEMAND,
+    REFRESHER_CAUSE_OPERATOR
+};
 
 struct refresher;
+
+/* What one attempt came to; for whoever wants to log it. */
+struct refresher_outcome {
+    enum refresher_cause cause;
+    enum fetch_result result;
+    const char *why;    /* one sentence where result is not FETCH_RESULT_OK; else "" */
+    size_t keys;        /* in the fetched set; 0 where there is none */
+    size_t new_keys;    /* of them never seen before under this kid */
+    size_t passed_over; /* keys in the text that the policy does not allow */
+    int save_error;     /* 0, or the -errno with which keys.json could not be saved */
+    int64_t next_in_ms; /* until the next attempt that needs no request */
+};
 
 struct refresher_settings {
     struct fetch_source source; /* strings are borrowed and must outlive the refresher */
     unsigned interval_s;
     struct key_cache *cache;
     struct metrics *metrics;
-    void (*on_attempt_over)(
-        void *context); /* after each attempt, on the refresh thread; may be NULL */
+    /* After each attempt, on the refresh thread, without a lock held; may be NULL. outcome is
+     * borrowed for the call. */
+    void (*on_outcome)(void *context, const struct refresher_outcome *outcome);
+    void *outcome_context;
+    /* After on_outcome, on the refresh thread: time to look at the cache again; may be NULL. */
+    void (*on_attempt_over)(void *context);
     void *context;
 };
 
@@ -43,23 +68,29 @@ struct refresher_state {
 };
 
 /* Starts the thread; the first scheduled refresh is due at once (with a fresh persisted set: when
- * that set is interval_s old). 0 or -errno. */
+ * that set is interval_s old). Signals are blocked in it. fetch_init comes first. 0 or -errno. */
 int refresher_start(const struct refresher_settings *settings, struct refresher **ret_refresher);
 
 /* Asks for a refresh because of an unknown kid. true: one is in flight or starts now, and
- * on_attempt_over will be called; false: the budget is used up, so waiting is in vain. Any thread,
- * never blocks. */
+ * on_attempt_over will be called; false: the budget is used up, so waiting is in vain. A demanded
+ * attempt that failed is repeated by itself, with backoff and within the same budget, until one
+ * succeeds. Any thread, never blocks. */
 bool refresher_demand(struct refresher *refresher);
 
 /* Asks for a refresh because an operator did; not bound by the budget, single flight all the same.
  */
 void refresher_refresh_now(struct refresher *refresher);
 
+/* Brings the gauges that depend on the time up to date: siwa_key_age_seconds, siwa_keys_current.
+ * For whoever is about to render the metrics. Any thread. */
+void refresher_update_metrics(struct refresher *refresher, int64_t now_s);
+
 /* The state, copied. Any thread. */
 void refresher_state(struct refresher *refresher, struct refresher_state *ret_state);
 
-/* When the thread last showed life, monotonic milliseconds. An attempt in flight counts as life for
- * FETCH_TIMEOUT_MS and a second. */
+/* When the thread last showed life, monotonic milliseconds: now while it waits for a time that has
+ * not come, while a fetch is within its time-out and a second, and while a set is being saved
+ * within REFRESHER_SAVE_MS (a slow disk is no hang). Any thread. */
 int64_t refresher_alive_ms(struct refresher *refresher);
 
 /* Stops and joins the thread; an attempt in flight is cut off within a second. NULL is allowed. */

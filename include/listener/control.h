@@ -12,6 +12,7 @@
 #ifndef SIWA_LISTENER_CONTROL_H
 #define SIWA_LISTENER_CONTROL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "keys/key_cache.h"
@@ -29,8 +30,8 @@
 struct control;
 
 struct control_settings {
-    struct health *health;       /* borrowed, like the others */
-    struct key_cache *key_cache; /* */
+    struct health *health; /* these three borrowed */
+    struct key_cache *key_cache;
     struct refresher *refresher;
     const char *version; /* copied */
 };
@@ -50,6 +51,9 @@ extern const struct http_service control_service;
 /* How a remembered key stands at now_s: "current", "grace" (left the published set less than
  * KEY_CACHE_GRACE_S ago), "old" (verifies for quarantine only), "distrusted". Static string. */
 const char *control_key_state(const struct key_record *record, int64_t now_s);
+
+/* Whether a text can be a kid at all: 1 to JWK_KID_MAX_BYTES printable ASCII characters. */
+bool control_kid_plausible(const char *kid);
 
 /* The keys at now_s: {"refreshed_s", "usable", "keys": [{"kid", "state", "first_seen_s",
  * "last_seen_s"}], "distrusted_unknown": [kid]}. A new reference, NULL when memory is out. Any
