@@ -12,7 +12,6 @@
 #ifndef SIWA_LISTENER_CONTROL_H
 #define SIWA_LISTENER_CONTROL_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "keys/key_cache.h"
@@ -48,12 +47,10 @@ extern const struct http_service control_service;
 /* Waiting requests are looked at in on_tick, four times a second; http_loop_wake on the loop when a
  * refresh attempt is over makes it sooner. */
 
-/* How a remembered key stands at now_s: "current", "grace" (left the published set less than
- * KEY_CACHE_GRACE_S ago), "old" (verifies for quarantine only), "distrusted". Static string. */
-const char *control_key_state(const struct key_record *record, int64_t now_s);
-
-/* Whether a text can be a kid at all: 1 to JWK_KID_MAX_BYTES printable ASCII characters. */
-bool control_kid_plausible(const char *kid);
+/* How a key of the snapshot stands at now_s: "current", "grace" (left the published set, but is
+ * still trusted), "old" (verifies for quarantine only), "distrusted". Static string. Any thread. */
+const char *control_key_state(const struct key_snapshot *snapshot, const struct key_record *record,
+                              int64_t now_s);
 
 /* The keys at now_s: {"refreshed_s", "usable", "keys": [{"kid", "state", "first_seen_s",
  * "last_seen_s"}], "distrusted_unknown": [kid]}. A new reference, NULL when memory is out. Any

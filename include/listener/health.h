@@ -17,7 +17,7 @@
 #include "listener/http.h"
 
 #define HEALTH_LOOP_STUCK_MS 5000  /* Apple's loop turns at least four times a second */
-#define HEALTH_IDLE_STUCK_MS 15000 /* of a writer between commits */
+#define HEALTH_IDLE_STUCK_MS 15000 /* of a writer between commits, and of the refresher */
 #define HEALTH_SYNC_STUCK_MS \
     60000 /* where an fsync may be under way: 30 s is a slow disk, no hang */
 #define HEALTH_COMMIT_SLOW_MS    3000 /* from here on requests are answered 503 */
@@ -136,6 +136,10 @@ void health_report(struct health *health, struct health_report *ret_report);
 /* Compares the wall clock with the monotonic one; a difference beyond the leeway since the last
  * call is a jump. Call it at least once a second. Any thread. */
 void health_tick(struct health *health);
+
+/* Brings the gauges that the rooms asked here keep, and that depend on the time, up to date: for
+ * who is about to render the metrics. Any thread. */
+void health_update_metrics(struct health *health);
 
 /* From now on the daemon is shutting down and not ready. Any thread; async-signal-safe. */
 void health_drain(struct health *health);

@@ -1,0 +1,315 @@
+#include "listener/monitor.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "support/clock.h"
+
+#define WATCHED_MAX      4
+#define METRICS_TYPE     "text/plain; version=0.0.4; charset=utf-8"
+#define TEXT_TYPE        "text/plain; charset=utf-8"
+#define JSON_TYPE        "application/json"
+#define ONE_LABEL(label) ((const char *const[]){(label), NULL})
+
+/* What is true only at the moment of a scrape and belongs to no other room. */
+enum gauge {
+    GAUGE_READY,
+    GAUGE_DATABASE_MAIN,
+    GAUGE_DATABASE_WAL,
+    GAUGE_DISK_FREE,
+    GAUGE_RESIDENT,
+    GAUGE_OPEN_FDS,
+    GAUGE_COUNT
+};
+
+struct watched {
+    const struct http_server *server;
+    struct metrics_series *connections;
+};
+
+struct monitor {
+    struct health *health;
+    struct metrics *metrics;
+    struct metrics_series *gauges[GAUGE_COUNT];
+    struct metrics_family *connections;
+    struct watched watched[WATCHED_MAX];
+    size_t watched_count;
+    struct http_reply *alive, *stuck, *not_found, *not_allowed, *out_of_memory;
+};
+
+/* A monitor is asked for what is true now. */
+static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
+static const char *const allow_get[] = {"Allow", "GET", NULL};
+
+/* ---- gauges ---- */
+
+static struct metrics_series *one_series(struct metrics *metrics, const char *name,
+                                         const char *help, const char *label, const char *value)
+{
+    struct metrics_family *family = metrics_register(metrics, METRICS_GAUGE, name, help,
+                                                     label ? ONE_LABEL(label) : NULL, NULL, 0);
+    return family ? metrics_with(family, label ? ONE_LABEL(value) : NULL) : NULL;
+}
+
+static int register_gauges(struct monitor *monitor, const char *version)
+{
+    static const struct {
+        enum gauge gauge;
+        const char *name, *help, *label, *value;
+    } table[] = {
+        {GAUGE_READY, "siwa_ready", "Whether a notification that arrives now can be stored.", NULL,
+         NULL},
+        {GAUGE_DATABASE_MAIN, "siwa_database_bytes", "Size of the database by file.", "file",
+         "main"},
+        {GAUGE_DATABASE_WAL, "siwa_database_bytes", "Size of the database by file.", "file", "wal"},
+        {GAUGE_DISK_FREE, "siwa_disk_free_bytes", "Free space beside the database.", NULL, NULL},
+        {GAUGE_RESIDENT, "process_resident_memory_bytes", "Resident memory.", NULL, NULL},
+        {GAUGE_OPEN_FDS, "process_open_fds", "Open file descriptors.", NULL, NULL},
+    };
+    struct metrics *metrics = monitor->metrics;
+
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        struct metrics_series *series =
+            one_series(metrics, table[i].name, table[i].help, table[i].label, table[i].value);
+        if (!series)
+            return -ENOMEM;
+        monitor->gauges[table[i].gauge] = series;
+    }
+
+    struct metrics_series *build = one_series(
+        metrics, "siwa_build_info", "Always 1; the version is a label.", "version", version);
+    struct metrics_series *start = one_series(metrics, "siwa_start_time_seconds",
+                                              "When the daemon started, since 1970.", NULL, NULL);
+    monitor->connections =
+        metrics_register(metrics, METRICS_GAUGE, "siwa_connections",
+                         "Open connections by listener.", ONE_LABEL("listener"), NULL, 0);
+    if (!build || !start || !monitor->connections)
+        return -ENOMEM;
+    metrics_set(build, 1);
+    metrics_set(start, (double)clock_wall_ms() / 1000);
+    return 0;
+}
+
+/* Where /proc is not to be had, the value stays 0. */
+static double resident_bytes(void)
+{
+    unsigned long long size, resident;
+    FILE *file = fopen("/proc/self/statm", "re");
+
+    if (!file)
+        return 0;
+    int fields = fscanf(file, "%llu %llu", &size, &resident);
+    (void)fclose(file); /* read only */
+    return fields == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static double open_fds(void)
+{
+    size_t entries = 0;
+    DIR *directory = opendir("/proc/self/fd");
+
+    if (!directory)
+        return 0;
+    for (const struct dirent *entry = readdir(directory); entry; entry = readdir(directory))
+        if (entry->d_name[0] != '.')
+            entries++;
+    (void)closedir(directory);
+    return entries > 0 ? (double)(entries - 1) : 0; /* without the one that looks */
+}
+
+static void take_gauges(struct monitor *monitor, const struct health_report *report)
+{
+    const struct health_facts *facts = &report->facts;
+    const double values[GAUGE_COUNT] = {
+        [GAUGE_READY] = report->ready ? 1 : 0,
+        [GAUGE_DATABASE_MAIN] = (double)facts->database_bytes,
+        [GAUGE_DATABASE_WAL] = (double)facts->wal_bytes,
+        [GAUGE_DISK_FREE] = (double)facts->disk_free_bytes,
+        [GAUGE_RESIDENT] = resident_bytes(),
+        [GAUGE_OPEN_FDS] = open_fds(),
+    };
+
+    for (size_t i = 0; i < GAUGE_COUNT; i++)
+        metrics_set(monitor->gauges[i], values[i]);
+    for (size_t i = 0; i < monitor->watched_count; i++)
+        metrics_set(monitor->watched[i].connections,
+                    http_server_connections(monitor->watched[i].server));
+}
+
+/* ---- answers ---- */
+
+static void answer_new(struct monitor *monitor, struct http_request *request, unsigned status,
+                       const char *type, const char *body, size_t body_bytes)
+{
+    struct http_reply *reply = NULL;
+
+    if (http_reply_new(status, type, body, body_bytes, no_store, &reply) < 0) {
+        http_request_answer(request, monitor->out_of_memory);
+        return;
+    }
+    http_request_answer(request, reply);
+    http_reply_free(reply);
+}
+
+static void answer_healthz(struct monitor *monitor, struct http_request *request)
+{
+    char why[HEALTH_WHY_BYTES]; /* told by /readyz and the log; this answer stays one word */
+
+    http_request_answer(request,
+                        health_alive(monitor->health, why) ? monitor->alive : monitor->stuck);
+}
+
+static void answer_readyz(struct monitor *monitor, struct http_request *request)
+{
+    struct health_report report;
+
+    health_report(monitor->health, &report);
+    json_t *object = health_json(&report);
+    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    if (text)
+        answer_new(monitor, request, report.ready ? 200 : 503, JSON_TYPE, text, strlen(text));
+    else
+        http_request_answer(request, monitor->out_of_memory);
+    free(text);
+    json_decref(object);
+}
+
+static void answer_metrics(struct monitor *monitor, struct http_request *request)
+{
+    struct health_report report;
+    char *text = NULL;
+    size_t bytes = 0;
+
+    health_report(monitor->health, &report);
+    health_update_metrics(monitor->health);
+    take_gauges(monitor, &report);
+    if (metrics_render(monitor->metrics, &text, &bytes) == 0)
+        answer_new(monitor, request, 200, METRICS_TYPE, text, bytes);
+    else
+        http_request_answer(request, monitor->out_of_memory);
+    free(text);
+}
+
+static const struct page {
+    const char *path;
+    void (*answer)(struct monitor *monitor, struct http_request *request);
+} pages[] = {
+    {"/healthz", answer_healthz},
+    {"/readyz", answer_readyz},
+    {"/metrics", answer_metrics},
+};
+
+static void on_headers(void *context, struct http_request *request)
+{
+    struct monitor *monitor = context;
+
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
+        if (strcmp(http_request_path(request), pages[i].path) != 0)
+            continue;
+        if (http_request_method(request) != HTTP_METHOD_GET)
+            http_request_answer(request, monitor->not_allowed);
+        else
+            pages[i].answer(monitor, request);
+        return;
+    }
+    http_request_answer(request, monitor->not_found);
+}
+
+/* Every request is answered in on_headers, so these have nothing to do. */
+static void on_body(void *context, struct http_request *request)
+{
+    (void)context;
+    (void)request;
+}
+
+static void on_over(void *context, struct http_request *request)
+{
+    (void)context;
+    (void)request;
+}
+
+static void on_tick(void *context, int64_t now_ms)
+{
+    struct monitor *monitor = context;
+
+    (void)now_ms;
+    health_tick(monitor->health);
+}
+
+const struct http_service monitor_service = {
+    .on_headers = on_headers,
+    .on_body = on_body,
+    .on_over = on_over,
+    .on_tick = on_tick,
+};
+
+/* ---- life ---- */
+
+static int text_reply(unsigned status, const char *text, const char *const *headers,
+                      struct http_reply **ret_reply)
+{
+    return http_reply_new(status, TEXT_TYPE, text, strlen(text), headers, ret_reply);
+}
+
+static int prepare_replies(struct monitor *monitor)
+{
+    int error = text_reply(200, "ok\n", no_store, &monitor->alive);
+
+    if (error == 0)
+        error = text_reply(503, "stuck\n", no_store, &monitor->stuck);
+    if (error == 0)
+        error = text_reply(404, "not found\n", NULL, &monitor->not_found);
+    if (error == 0)
+        error = text_reply(405, "method not allowed\n", allow_get, &monitor->not_allowed);
+    if (error == 0)
+        error = text_reply(503, "out of memory\n", no_store, &monitor->out_of_memory);
+    return error;
+}
+
+int monitor_new(const struct monitor_settings *settings, struct monitor **ret_monitor)
+{
+    struct monitor *monitor = calloc(1, sizeof *monitor);
+
+    if (!monitor)
+        return -ENOMEM;
+    monitor->health = settings->health;
+    monitor->metrics = settings->metrics;
+    int error = register_gauges(monitor, settings->version);
+    if (error == 0)
+        error = prepare_replies(monitor);
+    if (error < 0) {
+        monitor_free(monitor);
+        return error;
+    }
+    *ret_monitor = monitor;
+    return 0;
+}
+
+void monitor_free(struct monitor *monitor)
+{
+    if (!monitor)
+        return;
+    http_reply_free(monitor->alive);
+    http_reply_free(monitor->stuck);
+    http_reply_free(monitor->not_found);
+    http_reply_free(monitor->not_allowed);
+    http_reply_free(monitor->out_of_memory);
+    free(monitor);
+}
+
+int monitor_watch(struct monitor *monitor, const char *name, const struct http_server *server)
+{
+    if (monitor->watched_count == WATCHED_MAX)
+        return -ENOSPC;
+    struct metrics_series *series = metrics_with(monitor->connections, ONE_LABEL(name));
+    if (!series)
+        return -ENOMEM;
+    monitor->watched[monitor->watched_count++] =
+        (struct watched){.server = server, .connections = series};
+    return 0;
+}
