@@ -44,6 +44,9 @@ CPPFLAGS += -D_GNU_SOURCE -DSIWA_VERSION='"$(VERSION)"' -Iinclude
 CFLAGS   += -std=c17 $(OPT) $(WARN) $(WERROR) $(HARDEN) $(PREFIX_MAP) $(PKG_CFLAGS) -pthread
 LDFLAGS  += -pie -Wl,-z,relro,-z,now -Wl,--as-needed
 LDLIBS   += $(PKG_LIBS) -pthread
+# V=1 shows the commands themselves.
+V        ?= 0
+say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $@ &&)
 COMPILE   = $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP
 
 SRC      := $(filter-out src/main.c,$(sort $(wildcard src/*/*.c)))
@@ -57,20 +60,20 @@ FUZZ     := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*
 all: $(PROGRAM)
 
 $(BUILD)/siwa-notifyd: $(BUILD)/obj/main.o $(LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LINK) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Made anew each time: an archive would keep the members whose source is gone.
 $(LIB): $(OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	$(call say,AR) rm -f $@ && $(AR) rcs $@ $^
 
 $(BUILD)/obj/%.o: src/%.c Makefile | have-deps
 	@mkdir -p $(@D)
-	$(COMPILE) -c -o $@ $<
+	$(call say,CC) $(COMPILE) -c -o $@ $<
 
 # Programs of the tests, one file each: unit tests, tools, and what fault and bench bring along.
 $(BUILD)/tests/%: tests/%.c $(LIB) Makefile | have-deps
 	@mkdir -p $(@D)
-	$(COMPILE) -I$(<D) $(LDFLAGS) -o $@ $< $(LIB) $(TEST_LIBS) $(LDLIBS)
+	$(call say,TEST) $(COMPILE) -I$(<D) $(LDFLAGS) -o $@ $< $(LIB) $(TEST_LIBS) $(LDLIBS)
 
 $(UNIT): TEST_LIBS = $(CHECK_LIBS)
 

@@ -46,6 +46,7 @@ enum fetch_result {
         FETCH_RESULT_COUNT
 };
 
+/* The label of a result: a static string. A value outside the table is "internal". Any thread. */
 const char *fetch_result_label(enum fetch_result result);
 
 /* Prepares libcurl; once, before any thread. 0 or -errno. */

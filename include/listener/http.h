@@ -72,6 +72,7 @@ int http_loop_serve(struct http_loop *loop, int listen_fd, const struct http_lim
                     bool pending_by_suspend, const struct http_service *service, void *context,
                     struct http_server **ret_server);
 
+/* Starts the thread of the loop; once, after the last http_loop_serve. 0 or -errno. */
 int http_loop_start(struct http_loop *loop);
 
 /* Makes the loop turn and call on_wake; cheap when already pending. Any thread; async-signal-safe.

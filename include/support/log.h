@@ -31,11 +31,13 @@ struct log_field {
     int64_t number;
 };
 
+/* A field with a text, borrowed until the line is written; NULL leaves the field out. */
 static inline struct log_field log_text(const char *key, const char *text)
 {
     return (struct log_field){.key = key, .kind = LOG_FIELD_TEXT, .text = text};
 }
 
+/* A field with a number. */
 static inline struct log_field log_number(const char *key, int64_t number)
 {
     return (struct log_field){.key = key, .kind = LOG_FIELD_NUMBER, .number = number};

@@ -66,6 +66,7 @@ enum quarantine_reason {
 #undef QUARANTINE_REASON_CONSTANT
 };
 
+/* The label of a reason: a static string. A value outside the table is "none". Any thread. */
 const char *quarantine_reason_label(enum quarantine_reason reason);
 
 /* What a judgement found. */
