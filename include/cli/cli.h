@@ -75,6 +75,11 @@ struct cli_option cli_config_option(const char **value);
 /* --json. */
 struct cli_option cli_json_option(bool *value);
 
+/* Loads a configuration for the subcommand name, and explains on standard error what is wrong with
+ * it, or hardly meant. CLI_OK, or CLI_REFUSED with ret_config untouched. */
+struct config;
+int cli_load_config(const char *name, const char *file, struct config **ret_config);
+
 /* What a subcommand says of itself. --help (-h) need not be listed. */
 struct cli_usage {
     const char *name;     /* as typed */

@@ -9,6 +9,7 @@
 #define SIWA_CLI_COMMANDS_H
 
 #define CLI_COMMAND_TABLE(X) \
+    X(check_config, "check-config", "check a configuration and say all that is wrong with it") \
     X(version, "version", "print the version, and those of the libraries in use")
 
 #define CLI_COMMAND_FUNCTION(name, text, summary) int cli_##name(int argc, char **argv);

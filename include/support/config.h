@@ -12,10 +12,27 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define CONFIG_DEFAULT_FILE "/etc/siwa-notifyd/siwa-notifyd.conf"
+#define CONFIG_DEFAULT_FILE   "/etc/siwa-notifyd/siwa-notifyd.conf"
+#define CONFIG_FILE_MAX_BYTES (1024 * 1024)
+#define CONFIG_APPS_MAX       1000
+#define CONFIG_CONSUMERS_MAX  64
+#define CONFIG_ISSUERS_MAX    16
+#define CONFIG_PROBLEMS_MAX   100 /* reported of one file; the rest is counted */
 
-/* Event types that an app's `ignore` may name; bit EVENT_TYPE_… of ignore_mask. Unknown types that
- * Apple may add later are never ignored. */
+/* Reserved for the daemon's own test notifications, so that no app and no issuer can ever have
+ * these names. */
+#define CONFIG_PROBE_CLIENT_ID "siwa-notifyd.probe" /* and whatever begins so */
+#define CONFIG_PROBE_ISSUER    "urn:siwa-notifyd:probe"
+
+/* The event types that an app's `ignore` may name, by bit of ignore_mask: 1 << EVENT_TYPE_… of
+ * verifier/notification.h (a test holds the two together). Unknown types that Apple may add later
+ * are never ignored. */
+#define CONFIG_IGNORE_TABLE(X) \
+    X("email-enabled", 1) \
+    X("email-disabled", 2) \
+    X("consent-revoked", 3) \
+    X("account-delete", 4) \
+    X("account-deleted", 4)
 
 enum config_late { CONFIG_LATE_QUARANTINE = 0, CONFIG_LATE_DELIVER, CONFIG_LATE_REJECT };
 
@@ -32,9 +49,9 @@ struct config_address {
 };
 
 struct config_app {
-    const char *client_id;
-    const char *app;
-    const char *team;
+    const char *client_id; /* 1 to 255 visible ASCII characters; unique */
+    const char *app;  /* a label for people, 1 to 64 bytes of UTF-8 without control characters */
+    const char *team; /* 10 capital letters and digits */
     unsigned ignore_mask;
 };
 
@@ -81,20 +98,40 @@ struct config {
     void *storage;       /* private to config.c */
 };
 
-/* Reads and checks a file. On success 0 and an immutable configuration in ret_config, to be
- * released with config_free. Otherwise -EINVAL (or -ENOENT, -EACCES, … for a file that cannot be
- * read), after every problem was written to problems, one line each: `FILE:LINE: setting: what is
- * wrong; what would be right`. All problems are reported, not only the first. ret_config is
- * untouched then. */
+/* Reads and checks a file: a regular one of at most CONFIG_FILE_MAX_BYTES, without `@include`. On
+ * success 0 and an immutable configuration in ret_config, to be released with config_free.
+ * Otherwise -EINVAL (-ENOENT, -EACCES, … for a file that cannot be read, -ENOMEM) with ret_config
+ * untouched. Every problem is written to problems, one line each in the order of the lines,
+ * printable ASCII but for the name of the file: `FILE:LINE: setting: what is wrong; what would be
+ * right`. What is allowed, but hardly meant, is written there too, as `FILE:LINE: warning: …`, also
+ * on success. One thread at a time. */
 int config_load(const char *file, FILE *problems, struct config **ret_config);
 
 /* Releases a configuration; NULL is allowed. */
 void config_free(struct config *config);
 
-/* Writes the configuration in effect, defaults included, in the syntax that config_load reads. */
+/* Writes the configuration in effect, defaults included, in the syntax that config_load reads; read
+ * back, it is the same. Errors stay with the stream. */
 void config_print(const struct config *config, FILE *out);
 
-/* Parses `unix:/path`, `127.0.0.1:8080`, `[::1]:8080` (numeric only). 0, or -EINVAL. */
+/* What is known of one setting, for documents and tests. */
+struct config_setting_info {
+    const char *section;  /* "" at the top, or "retain", "limits", "apps", "consumers" */
+    const char *name;     /* as it is written */
+    const char *fallback; /* the default as it would be written, without quotes; NULL: required */
+    int64_t min, max;     /* of a number; of a duration in seconds; both 0 for others */
+    const char *help;     /* one line */
+};
+
+/* Setting number index of the table, a static one, or NULL beyond its end. Any thread. */
+const struct config_setting_info *config_setting_info(size_t index);
+
+/* Which libconfig is in use, such as "1.5.0"; static. Any thread. */
+const char *config_library_version(void);
+
+/* Parses `unix:/path`, `127.0.0.1:8080`, `[::1]:8080`: an absolute path that fits a socket address,
+ * or a numeric address with a port of 0 to 65535 (0: the kernel chooses). 0, or -EINVAL with
+ * ret_address untouched. Pure; any thread. */
 int config_address_parse(const char *text, struct config_address *ret_address);
 
 #endif

@@ -7,9 +7,7 @@
 
 #include "cli/cli.h"
 #include "support/version.h"
-
-#define NAME_MAX_BYTES     32 /* of a command; longer words are not like any */
-#define SUGGEST_MAX_CHANGE 2
+#include "support/words.h"
 
 static const struct cli_command *find(const struct cli_command *commands, const char *name)
 {
@@ -20,46 +18,13 @@ static const struct cli_command *find(const struct cli_command *commands, const 
     return NULL;
 }
 
-static size_t min_of_three(size_t a, size_t b, size_t c)
-{
-    size_t least = a < b ? a : b;
-
-    return least < c ? least : c;
-}
-
-/* How many letters must be changed, added or taken away to make one word of the other
- * (Levenshtein). */
-static size_t distance(const char *a, const char *b)
-{
-    size_t a_bytes = strlen(a), b_bytes = strlen(b);
-    size_t row[NAME_MAX_BYTES + 1];
-
-    if (a_bytes > NAME_MAX_BYTES || b_bytes > NAME_MAX_BYTES)
-        return SIZE_MAX;
-    for (size_t j = 0; j <= b_bytes; j++)
-        row[j] = j;
-    for (size_t i = 1; i <= a_bytes; i++) {
-        size_t diagonal = row[0];
-
-        row[0] = i;
-        for (size_t j = 1; j <= b_bytes; j++) {
-            size_t above = row[j];
-
-            row[j] =
-                min_of_three(above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1));
-            diagonal = above;
-        }
-    }
-    return row[b_bytes];
-}
-
 static const char *nearest(const struct cli_command *commands, const char *name)
 {
     const char *best = NULL;
-    size_t best_distance = SUGGEST_MAX_CHANGE + 1;
+    size_t best_distance = WORDS_ALIKE_MOST + 1;
 
     for (const struct cli_command *command = commands; command->name != NULL; command++) {
-        size_t changes = distance(name, command->name);
+        size_t changes = words_distance(name, command->name);
 
         if (changes < best_distance) {
             best_distance = changes;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "support/config.h"
 #include "support/version.h"
 
 #define READ_STEP_BYTES 65536
@@ -161,6 +162,14 @@ bool cli_parse(const struct cli_usage *usage, int argc, char **argv, int *ret_op
         return refuse_usage(usage, ret_exit);
     *ret_operands = optind;
     return true;
+}
+
+int cli_load_config(const char *name, const char *file, struct config **ret_config)
+{
+    if (config_load(file, stderr, ret_config) == 0)
+        return CLI_OK;
+    cli_error(name, "the configuration cannot be used");
+    return CLI_REFUSED;
 }
 
 int cli_read_stdin(size_t max_bytes, char **ret_text, size_t *ret_bytes)

@@ -4,13 +4,14 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "support/config.h"
 #include "support/version.h"
 
 /* What is linked at run time, which is not always what it was built against. */
 static struct library {
     const char *name;
     const char *version;
-} libraries[2];
+} libraries[3];
 
 #define LIBRARY_COUNT (sizeof libraries / sizeof *libraries)
 
@@ -18,6 +19,7 @@ static void ask_libraries(void)
 {
     libraries[0] = (struct library){"openssl", OpenSSL_version(OPENSSL_VERSION_STRING)};
     libraries[1] = (struct library){"jansson", jansson_version_str()};
+    libraries[2] = (struct library){"libconfig", config_library_version()};
 }
 
 static int print_json(void)
