@@ -7,6 +7,7 @@
 #ifndef SIWA_DISPATCHER_DELIVERY_H
 #define SIWA_DISPATCHER_DELIVERY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,7 +30,11 @@ struct delivery {
     void *request;
     int64_t submitted_us;
 
-    /* what became of it; set by the writer */
+    bool refused; /* private to the writer: left out of its batch */
+
+    /* what became of it; set by the writer. ACCEPTED, DUPLICATE, IGNORED, QUARANTINED (stored
+     * apart), EXPIRED (late = "reject"), BUSY (the quarantine is full), STORE_FAILED, or INTERNAL
+     * where this one cannot be stored and others can. */
     enum verdict verdict;
     int64_t first_id; /* of the rows stored, 0 where none */
     unsigned rows;

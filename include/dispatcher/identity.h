@@ -7,6 +7,7 @@
 #ifndef SIWA_DISPATCHER_IDENTITY_H
 #define SIWA_DISPATCHER_IDENTITY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "verifier/jwks.h"
@@ -32,5 +33,10 @@ void identity_key_free(struct identity_key *key); /* wipes; takes NULL */
  * sub or time, and no jti), -EIO when OpenSSL fails. One thread a key. */
 int identity_of(struct identity_key *key, const struct notification *notification, size_t index,
                 unsigned char ret_identity[IDENTITY_BYTES]);
+
+/* The same kind of value for any bytes, in a form that no event can have: to know a quarantined
+ * token again, and to know that a key belongs to a database. 0 or -EIO. One thread a key. */
+int identity_of_bytes(struct identity_key *key, const void *bytes, size_t count,
+                      unsigned char ret_identity[IDENTITY_BYTES]);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * policy: which apps are ours, and what each of them ignores.
+ * policy: which apps are ours, what each of them ignores, and what becomes of late events.
  */
 #ifndef SIWA_DISPATCHER_POLICY_H
 #define SIWA_DISPATCHER_POLICY_H
@@ -14,18 +14,25 @@
  * while deliveries still hold the old one. */
 struct policy;
 
-/* Copies what it needs from the configuration. The caller owns one reference. 0 or -ENOMEM. */
+/* Copies what it needs from the configuration (apps, late). The caller owns one reference. 0 or
+ * -ENOMEM. */
 int policy_new(const struct config *config, struct policy **ret_policy);
+
+/* Adds a reference and returns the policy; drops one. Any thread, also at once. */
 struct policy *policy_ref(struct policy *policy);
 void policy_unref(struct policy *policy); /* takes NULL */
 
-/* The app with exactly this client_id (an Apple `aud`), borrowed from the policy, or NULL. */
+/* The app with exactly this client_id (an Apple `aud`), borrowed from the policy, or NULL. A few
+ * string comparisons. Any thread, as all below. */
 const struct config_app *policy_find(const struct policy *policy, const char *client_id);
 
 /* Whether the app does not want events of this kind. Unknown kinds are never ignored. */
 bool policy_ignores(const struct config_app *app, enum event_type kind);
 
-/* The configured apps, borrowed. */
+/* What becomes of an event that is new to the outbox but came after its token had expired. */
+enum config_late policy_late(const struct policy *policy);
+
+/* The configured apps, borrowed, in the order of the configuration; index below policy_count. */
 size_t policy_count(const struct policy *policy);
 const struct config_app *policy_at(const struct policy *policy, size_t index);
 
