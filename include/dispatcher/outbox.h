@@ -8,6 +8,7 @@
 #ifndef SIWA_DISPATCHER_OUTBOX_H
 #define SIWA_DISPATCHER_OUTBOX_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,54 +17,85 @@
 
 #define OUTBOX_APPLICATION_ID  0x53697741 /* "SiwA" */
 #define OUTBOX_SCHEMA_VERSION  1
-#define OUTBOX_WHY_BYTES       256
+#define OUTBOX_WHY_BYTES       320
 #define OUTBOX_WAL_CHECKPOINT  4000               /* pages; platform fact */
-#define OUTBOX_WAL_LIMIT_BYTES (64 * 1024 * 1024) /* a larger WAL is cut back at a checkpoint */
+#define OUTBOX_WAL_LIMIT_BYTES (64 * 1024 * 1024) /* a larger WAL is cut back when it restarts */
+#define OUTBOX_CACHE_KIB       4096               /* platform fact: 2 to 8 MB */
+#define OUTBOX_BUSY_MS         2000               /* a locked database gets its answer within 3 s */
+
+/* Quarantine is full beyond these, and takes no new row: what came first is worth more. */
+#define OUTBOX_QUARANTINE_ROWS  1000
+#define OUTBOX_QUARANTINE_BYTES (16 * 1024 * 1024)
 
 struct outbox;
 struct outbox_reader;
 
-/* How a start may go wrong, in the words of its reason; the exit code is 1 for all. */
-
-/* Opens (or makes, mode 0640, with its identity key) the database at path for the one writer: takes
- * the lock on PATH.lock, refuses symbolic links, network file systems, foreign files, newer schema
- * versions and whatever fails to open or recover, and leaves such a file untouched. When
- * check_first is set (the last exit was for a storage error: PATH.failed stands beside it),
- * quick_check runs before anything is written. 0; -EBUSY when another daemon has it; -EINVAL and
- * others otherwise, always with one sentence in ret_why that names the file, the reason and the
- * cure. Main thread, before the writer. */
+/* Opens the database at path for the one writer, or makes it (mode 0640, its identity key beside
+ * it: PATH with .key for .db). A new one is built under a temporary name and appears whole, so a
+ * first start that is killed leaves nothing that the next start stumbles over; an empty file is
+ * therefore never ours. Takes the lock on PATH.lock, held until outbox_close.
+ *
+ * Refused: another daemon's database (-EBUSY), a symbolic link, a network file system, a folder
+ * that cannot be written, a foreign or empty or truncated file, another or newer schema, one whose
+ * identity key is missing or another one, a -wal without its database, and whatever SQLite cannot
+ * open or recover. Such a file stays byte for byte what it was. Where PATH.failed stands beside it
+ * (the last exit was for a storage error) quick_check runs before anything is written, and a sound
+ * database loses that mark.
+ *
+ * What an earlier process wrote but may not have synced is synced here, before a repeat of it can
+ * be called a duplicate. now_ms (wall clock) becomes the generation of a new database, in seconds,
+ * so that one made anew is told from its predecessor. 0 or -errno, always with one sentence in
+ * ret_why that names the file, the reason and the cure. Before the writer starts. */
 int outbox_open(const char *path, int64_t now_ms, struct outbox **ret_outbox,
                 char ret_why[OUTBOX_WHY_BYTES]);
 
-/* Checkpoints, closes, releases the lock. 0, or -EIO with a reason when the checkpoint or close
- * failed: then the WAL holds what is not in the file yet, and nothing is lost. NULL is allowed. */
+/* Checkpoints, closes, releases the lock. 0; -EBUSY when a reader kept the checkpoint from
+ * completing; -EIO when it failed, or was left out because the storage had failed before. In both
+ * cases the WAL holds what is not in the file yet, nothing is lost, and ret_why says so. NULL is
+ * allowed. After the writer has stopped. */
 int outbox_close(struct outbox *outbox, char ret_why[OUTBOX_WHY_BYTES]);
 
 /* What a failed statement means for the daemon. */
 enum outbox_error {
     OUTBOX_ERROR_INTERNAL = 0, /* a bug of ours: treated as fatal */
     OUTBOX_ERROR_NONE,
+    OUTBOX_ERROR_DELIVERY,  /* this delivery cannot be stored; others can */
     OUTBOX_ERROR_TRANSIENT, /* full, read-only, locked, out of memory: 503 and try again */
     OUTBOX_ERROR_FATAL /* fsync, IOERR, CORRUPT, NOTADB: no 200 any more, exit, restart, recover */
 };
 
-/* One group commit: outbox_begin; outbox_add for each delivery, which sets its verdict (ACCEPTED,
- * DUPLICATE, IGNORED, QUARANTINED or EXPIRED, as they will be true once committed), rows and
- * first_id; outbox_commit. After any error the transaction is rolled back by outbox_rollback, and
- * nothing that was added may be answered with its verdict. Writer thread. */
+/* One group commit: outbox_begin; outbox_add for each delivery, which sets its verdict as it will
+ * be true once committed, rows and first_id; outbox_commit. After any error the transaction is
+ * rolled back by outbox_rollback, and nothing that was added may be answered with its verdict. A
+ * fatal error lasts: nothing begins after it. Writer thread.
+ *
+ * The order is identity, lateness, policy: an event that was stored before is a duplicate even
+ * when its token has expired or its app now ignores it; one that is new but came with an expired
+ * token follows policy_late; one whose type the app ignores leaves no trace. Of several events the
+ * strongest counts: ACCEPTED, DUPLICATE, IGNORED. QUARANTINED means that the body stands in the
+ * quarantine (once, however often the token came), BUSY that the quarantine is full, EXPIRED that
+ * late is "reject". */
 enum outbox_error outbox_begin(struct outbox *outbox);
 enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery);
 enum outbox_error outbox_commit(struct outbox *outbox);
 void outbox_rollback(struct outbox *outbox);
 
-/* The last error in words without any value of a row: "disk I/O error (SQLITE_IOERR_FSYNC)".
- * Borrowed until the next call. Writer thread. */
+/* Moves the WAL into the file when it has grown past OUTBOX_WAL_CHECKPOINT; SQLite's own automatic
+ * checkpoint is off, since it hides errors and delays the answers of the commit it follows. Never
+ * waits for readers. Between two transactions; writer thread. */
+enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox);
+
+/* The last error in words without any value of a row, "disk I/O error (SQLITE_IOERR_FSYNC)", and as
+ * a label of a bounded set ("full", "ioerr", …). Borrowed until the next call. Writer thread. */
 const char *outbox_error_text(const struct outbox *outbox);
+const char *outbox_error_kind(const struct outbox *outbox);
 
 /* Leaves PATH.failed, so that the next start checks first. 0 or -errno. */
 int outbox_mark_failed(const struct outbox *outbox);
 
-/* Opens read-only (mode=ro), never makes or changes a file. Errors as outbox_open. */
+/* Opens read-only (mode=ro, query_only): never makes or changes a database. Refuses a foreign file
+ * and another schema. 0; -ENOENT where there is none; errors and ret_why as outbox_open. A reader
+ * is used by one thread at a time, and holds no transaction between two calls. */
 int outbox_reader_open(const char *path, struct outbox_reader **ret_reader,
                        char ret_why[OUTBOX_WHY_BYTES]);
 void outbox_reader_close(struct outbox_reader *reader); /* takes NULL */
@@ -88,6 +120,7 @@ int outbox_reader_rows(struct outbox_reader *reader, int64_t after, unsigned lim
 struct outbox_state {
     int64_t generation, pruned_through, last_id;
 };
+/* 0 or -errno as above. */
 int outbox_reader_state(struct outbox_reader *reader, struct outbox_state *ret_state);
 
 /* Calls on_app for every client_id that ever had an accepted notification, with the time (ms) of
@@ -101,8 +134,8 @@ int outbox_reader_last_accepted(struct outbox_reader *reader,
 int64_t outbox_reader_data_version(struct outbox_reader *reader);
 
 /* PRAGMA quick_check over the reader: 0 when sound, -EIO with its first finding in ret_why. Long;
- * stops with -ECANCELED soon after *stop becomes true. */
-int outbox_reader_quick_check(struct outbox_reader *reader, const volatile bool *stop,
+ * stops with -ECANCELED soon after *stop (may be NULL) becomes true. */
+int outbox_reader_quick_check(struct outbox_reader *reader, const atomic_bool *stop,
                               char ret_why[OUTBOX_WHY_BYTES]);
 
 #endif

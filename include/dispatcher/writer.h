@@ -12,7 +12,6 @@
 
 #include "dispatcher/delivery.h"
 #include "dispatcher/outbox.h"
-#include "support/config.h"
 #include "support/metrics.h"
 
 struct writer;
@@ -20,9 +19,8 @@ struct writer;
 struct writer_settings {
     struct outbox
         *outbox; /* the thread's alone from start to stop; the caller closes it afterwards */
-    unsigned queue_events; /* bound of the queue, in events */
-    enum config_late late;
-    struct metrics *metrics;
+    unsigned queue_events;   /* bound of the queue, in events */
+    struct metrics *metrics; /* NULL: none */
     void (*on_committed)(
         void *context); /* once a batch: outcomes are ready to be collected; writer thread */
     void (*on_fatal)(

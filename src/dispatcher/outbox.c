@@ -1,0 +1,450 @@
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "dispatcher/policy.h"
+#include "outbox_internal.h"
+
+/* A statement that was bound and stepped to its end. The result code of SQLite. */
+static int run(sqlite3_stmt *statement)
+{
+    int stepped = sqlite3_step(statement);
+    int reset = sqlite3_reset(statement);
+
+    if (stepped == SQLITE_DONE || stepped == SQLITE_ROW)
+        return reset;
+    return reset != SQLITE_OK ? reset : stepped;
+}
+
+static enum outbox_error note(struct outbox *outbox, enum outbox_error error, const char *kind)
+{
+    outbox->error_kind = kind;
+    if (error == OUTBOX_ERROR_FATAL || error == OUTBOX_ERROR_INTERNAL)
+        outbox->failed = true;
+    return error;
+}
+
+static enum outbox_error check(struct outbox *outbox, int code)
+{
+    int os_error;
+
+    if (code == SQLITE_OK)
+        return OUTBOX_ERROR_NONE;
+    os_error = sqlite3_system_errno(outbox->db);
+    snprintf(outbox->error_text, sizeof outbox->error_text, "%s (%s%s%s)", sqlite3_errstr(code),
+             outbox_error_name(code), os_error ? ", " : "", os_error ? strerror(os_error) : "");
+    return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code));
+}
+
+static enum outbox_error fail(struct outbox *outbox, enum outbox_error error, const char *kind,
+                              const char *text)
+{
+    snprintf(outbox->error_text, sizeof outbox->error_text, "%s", text);
+    return note(outbox, error, kind);
+}
+
+int outbox_key_check(struct identity_key *key, unsigned char ret_check[IDENTITY_BYTES])
+{
+    static const char text[] = "the identity key of this database";
+
+    return identity_of_bytes(key, text, sizeof text, ret_check);
+}
+
+enum outbox_error outbox_begin(struct outbox *outbox)
+{
+    if (outbox->failed)
+        return OUTBOX_ERROR_FATAL;
+    outbox->pending = outbox->committed;
+    outbox->app_count = 0;
+    return check(outbox, run(outbox->statements[OUTBOX_BEGIN]));
+}
+
+static enum outbox_error write_apps(struct outbox *outbox)
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_APP_UPSERT];
+    int code = SQLITE_OK;
+
+    for (size_t i = 0; code == SQLITE_OK && i < outbox->app_count; i++) {
+        code = sqlite3_bind_text(statement, 1, outbox->apps[i].client_id, -1, SQLITE_STATIC);
+        if (code == SQLITE_OK)
+            code = sqlite3_bind_int64(statement, 2, outbox->apps[i].last_accepted_ms);
+        if (code == SQLITE_OK)
+            code = run(statement);
+    }
+    outbox->app_count = 0;
+    return check(outbox, code);
+}
+
+/* Once a transaction and app, not once a row. */
+static enum outbox_error note_accepted(struct outbox *outbox, const struct delivery *delivery)
+{
+    const char *client_id = delivery->app->client_id;
+    size_t i = 0;
+
+    while (i < outbox->app_count && strcmp(outbox->apps[i].client_id, client_id) != 0)
+        i++;
+    if (i == OUTBOX_PENDING_APPS) {
+        enum outbox_error error = write_apps(outbox);
+
+        if (error != OUTBOX_ERROR_NONE)
+            return error;
+        i = 0;
+    }
+    if (i == outbox->app_count) {
+        outbox->apps[i].client_id = client_id;
+        outbox->app_count++;
+    }
+    outbox->apps[i].last_accepted_ms = delivery->received_at_ms;
+    return OUTBOX_ERROR_NONE;
+}
+
+static enum outbox_error insert_seen(struct outbox *outbox, const struct delivery *delivery,
+                                     const struct event *event,
+                                     const unsigned char identity[IDENTITY_BYTES], bool *ret_new)
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_SEEN_INSERT];
+    enum outbox_error error;
+
+    sqlite3_bind_int64(statement, 1, event->event_time_ms);
+    sqlite3_bind_blob(statement, 2, identity, IDENTITY_BYTES, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 3, delivery->received_at_ms);
+    error = check(outbox, run(statement));
+    if (error == OUTBOX_ERROR_NONE)
+        *ret_new = sqlite3_changes(outbox->db) > 0;
+    return error;
+}
+
+/* Whether a statement that was bound gives a row. */
+static enum outbox_error finds(struct outbox *outbox, sqlite3_stmt *statement, bool *ret_found)
+{
+    int code = sqlite3_step(statement);
+    bool found = code == SQLITE_ROW;
+    int reset = sqlite3_reset(statement);
+
+    if (code != SQLITE_ROW && code != SQLITE_DONE)
+        return check(outbox, reset != SQLITE_OK ? reset : code);
+    *ret_found = found;
+    return check(outbox, reset);
+}
+
+static enum outbox_error find_seen(struct outbox *outbox, const struct event *event,
+                                   const unsigned char identity[IDENTITY_BYTES], bool *ret_found)
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_SEEN_FIND];
+
+    sqlite3_bind_int64(statement, 1, event->event_time_ms);
+    sqlite3_bind_blob(statement, 2, identity, IDENTITY_BYTES, SQLITE_STATIC);
+    return finds(outbox, statement, ret_found);
+}
+
+static void bind_text(sqlite3_stmt *statement, int index, const char *text)
+{
+    sqlite3_bind_text(statement, index, text, -1, SQLITE_STATIC); /* NULL gives NULL */
+}
+
+static enum outbox_error insert_event(struct outbox *outbox, struct delivery *delivery,
+                                      const struct event *event)
+{
+    const struct notification *notification = &delivery->judgement.notification;
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_EVENT_INSERT];
+    int64_t id = outbox->pending.last_id + 1;
+    enum outbox_error error;
+
+    if (delivery->rows == 0)
+        delivery->first_id = id;
+    sqlite3_bind_int64(statement, 1, id);
+    bind_text(statement, 2, event->type);
+    bind_text(statement, 3, delivery->app->client_id);
+    bind_text(statement, 4, delivery->app->app);
+    bind_text(statement, 5, delivery->app->team);
+    bind_text(statement, 6, event->sub);
+    bind_text(statement, 7, event->email);
+    if (event->is_private_email == PRIVATE_EMAIL_UNSAID)
+        sqlite3_bind_null(statement, 8);
+    else
+        sqlite3_bind_int(statement, 8, event->is_private_email == PRIVATE_EMAIL_YES);
+    if (event->event_time_ms == 0)
+        sqlite3_bind_null(statement, 9);
+    else
+        sqlite3_bind_int64(statement, 9, event->event_time_ms);
+    sqlite3_bind_int64(statement, 10, notification->issued_at_s * 1000);
+    sqlite3_bind_int64(statement, 11, delivery->received_at_ms);
+    bind_text(statement, 12, notification->jti);
+    bind_text(statement, 13, event->raw_type);
+    sqlite3_bind_int64(statement, 14, delivery->first_id);
+    error = check(outbox, run(statement));
+    if (error == OUTBOX_ERROR_NONE) {
+        outbox->pending.last_id = id;
+        delivery->rows++;
+    }
+    return error;
+}
+
+static enum outbox_error insert_raw(struct outbox *outbox, const struct delivery *delivery)
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_RAW_INSERT];
+    int code;
+
+    sqlite3_bind_int64(statement, 1, delivery->first_id);
+    sqlite3_bind_int64(statement, 2, delivery->received_at_ms);
+    code = sqlite3_bind_blob64(statement, 3, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
+    return check(outbox, code == SQLITE_OK ? run(statement) : code);
+}
+
+/* Over the token, not over the body: an old token in ever new wrapping stays one row. */
+static int digest_of(const struct outbox *outbox, const struct delivery *delivery,
+                     unsigned char ret_digest[IDENTITY_BYTES])
+{
+    struct notification_token token = {.text = NULL};
+    int error;
+
+    if (notification_find_token(delivery->raw, delivery->raw_bytes, &token) != VERDICT_ACCEPTED)
+        return identity_of_bytes(outbox->key, delivery->raw, delivery->raw_bytes, ret_digest);
+    error = identity_of_bytes(outbox->key, token.text, token.bytes, ret_digest);
+    notification_token_release(&token);
+    return error;
+}
+
+static enum outbox_error insert_quarantine(struct outbox *outbox, struct delivery *delivery,
+                                           enum quarantine_reason reason,
+                                           const unsigned char digest[IDENTITY_BYTES])
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_QUARANTINE_INSERT];
+    int64_t bytes = outbox->pending.quarantine_bytes + (int64_t)delivery->raw_bytes;
+    enum outbox_error error;
+    int code;
+
+    if (outbox->pending.quarantine_rows >= OUTBOX_QUARANTINE_ROWS ||
+        bytes > OUTBOX_QUARANTINE_BYTES) {
+        delivery->verdict = VERDICT_BUSY;
+        return OUTBOX_ERROR_NONE;
+    }
+    bind_text(statement, 1, quarantine_reason_label(reason));
+    bind_text(statement, 2, delivery->app->client_id);
+    sqlite3_bind_int64(statement, 3, delivery->received_at_ms);
+    sqlite3_bind_blob(statement, 4, digest, IDENTITY_BYTES, SQLITE_STATIC);
+    code = sqlite3_bind_blob64(statement, 5, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
+    error = check(outbox, code == SQLITE_OK ? run(statement) : code);
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    outbox->pending.quarantine_rows++;
+    outbox->pending.quarantine_bytes = bytes;
+    delivery->verdict = VERDICT_QUARANTINED;
+    return OUTBOX_ERROR_NONE;
+}
+
+static enum outbox_error quarantine(struct outbox *outbox, struct delivery *delivery,
+                                    enum quarantine_reason reason)
+{
+    sqlite3_stmt *find = outbox->statements[OUTBOX_QUARANTINE_FIND];
+    unsigned char digest[IDENTITY_BYTES];
+    enum outbox_error error;
+    bool found = false;
+
+    if (digest_of(outbox, delivery, digest) < 0)
+        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "HMAC failed");
+    sqlite3_bind_blob(find, 1, digest, IDENTITY_BYTES, SQLITE_STATIC);
+    error = finds(outbox, find, &found);
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    if (!found)
+        return insert_quarantine(outbox, delivery, reason, digest);
+    delivery->verdict = VERDICT_QUARANTINED;
+    return OUTBOX_ERROR_NONE;
+}
+
+struct identities {
+    unsigned char of[NOTIFICATION_EVENTS_MAX][IDENTITY_BYTES];
+};
+
+/* 0, -EINVAL where there is none to be had, -EIO. */
+static int identify(const struct outbox *outbox, const struct notification *notification,
+                    struct identities *ret_identities)
+{
+    int error = 0;
+
+    for (size_t i = 0; error == 0 && i < notification->event_count; i++)
+        error = identity_of(outbox->key, notification, i, ret_identities->of[i]);
+    return error;
+}
+
+/* Whether an expired notification is the repeat of one that came in time: some of it is stored, and
+ * the rest is what its app ignores. */
+static enum outbox_error is_repeat(struct outbox *outbox, const struct delivery *delivery,
+                                   const struct identities *identities, bool *ret_repeat)
+{
+    const struct notification *notification = &delivery->judgement.notification;
+    bool any = false, all = true;
+
+    for (size_t i = 0; i < notification->event_count; i++) {
+        const struct event *event = &notification->events[i];
+        bool found = false;
+        enum outbox_error error = find_seen(outbox, event, identities->of[i], &found);
+
+        if (error != OUTBOX_ERROR_NONE)
+            return error;
+        any = any || found;
+        all = all && (found || policy_ignores(delivery->app, event->kind));
+    }
+    *ret_repeat = any && all;
+    return OUTBOX_ERROR_NONE;
+}
+
+static enum outbox_error add_late(struct outbox *outbox, struct delivery *delivery,
+                                  const struct identities *identities, enum config_late late)
+{
+    bool repeat = false;
+    enum outbox_error error = is_repeat(outbox, delivery, identities, &repeat);
+
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    if (!repeat && late != CONFIG_LATE_REJECT)
+        return quarantine(outbox, delivery, QUARANTINE_REASON_EXPIRED);
+    delivery->verdict = repeat ? VERDICT_DUPLICATE : VERDICT_EXPIRED;
+    return OUTBOX_ERROR_NONE;
+}
+
+/* One event; counts it as a duplicate where it was there, and as a row where it is stored. */
+static enum outbox_error add_event(struct outbox *outbox, struct delivery *delivery,
+                                   const struct event *event,
+                                   const unsigned char identity[IDENTITY_BYTES],
+                                   bool *ret_duplicate)
+{
+    enum outbox_error error;
+    bool found = false, new = false;
+
+    if (policy_ignores(delivery->app, event->kind)) {
+        error = find_seen(outbox, event, identity, &found);
+        if (error == OUTBOX_ERROR_NONE && found)
+            *ret_duplicate = true;
+        return error;
+    }
+    error = insert_seen(outbox, delivery, event, identity, &new);
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    if (new)
+        return insert_event(outbox, delivery, event);
+    *ret_duplicate = true;
+    return OUTBOX_ERROR_NONE;
+}
+
+static enum outbox_error add_events(struct outbox *outbox, struct delivery *delivery,
+                                    const struct identities *identities)
+{
+    const struct notification *notification = &delivery->judgement.notification;
+    bool duplicate = false;
+    enum outbox_error error;
+
+    for (size_t i = 0; i < notification->event_count; i++) {
+        error =
+            add_event(outbox, delivery, &notification->events[i], identities->of[i], &duplicate);
+        if (error != OUTBOX_ERROR_NONE)
+            return error;
+    }
+    if (delivery->rows == 0) {
+        delivery->verdict = duplicate ? VERDICT_DUPLICATE : VERDICT_IGNORED;
+        return OUTBOX_ERROR_NONE;
+    }
+    delivery->verdict = VERDICT_ACCEPTED;
+    error = insert_raw(outbox, delivery);
+    return error == OUTBOX_ERROR_NONE ? note_accepted(outbox, delivery) : error;
+}
+
+enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery)
+{
+    const struct judgement *judgement = &delivery->judgement;
+    enum config_late late = policy_late(delivery->policy);
+    bool quarantined = judgement->verdict == VERDICT_QUARANTINED;
+    bool expired = quarantined && judgement->reason == QUARANTINE_REASON_EXPIRED;
+    struct identities identities;
+    int error;
+
+    delivery->rows = 0;
+    delivery->first_id = 0;
+    delivery->verdict = VERDICT_INTERNAL;
+    if (judgement->verdict != VERDICT_ACCEPTED && !quarantined)
+        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "a refused notification was submitted");
+    if (quarantined && !expired)
+        return quarantine(outbox, delivery, judgement->reason);
+    error = identify(outbox, &judgement->notification, &identities);
+    if (error != 0 && error != -EINVAL)
+        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "HMAC failed");
+    /* what cannot be told from its repeat would be stored again and again */
+    if (error != 0 || judgement->notification.event_count == 0)
+        return quarantine(outbox, delivery, QUARANTINE_REASON_EVENTS_UNCLEAR);
+    if (expired && late != CONFIG_LATE_DELIVER)
+        return add_late(outbox, delivery, &identities, late);
+    return add_events(outbox, delivery, &identities);
+}
+
+static enum outbox_error write_state(struct outbox *outbox)
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_STATE_UPDATE];
+
+    if (outbox->pending.last_id == outbox->committed.last_id)
+        return OUTBOX_ERROR_NONE;
+    sqlite3_bind_int64(statement, 1, outbox->pending.last_id);
+    return check(outbox, run(statement));
+}
+
+/* A file that was moved or deleted is still written to, and what is written is lost. */
+static enum outbox_error check_place(struct outbox *outbox)
+{
+    int moved = 0;
+    int code = sqlite3_file_control(outbox->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+
+    if (code == SQLITE_OK && moved)
+        return fail(outbox, OUTBOX_ERROR_FATAL, "moved",
+                    "the database file was moved or deleted while the daemon ran");
+    return check(outbox, code);
+}
+
+enum outbox_error outbox_commit(struct outbox *outbox)
+{
+    enum outbox_error error = write_apps(outbox);
+
+    if (error == OUTBOX_ERROR_NONE)
+        error = write_state(outbox);
+    if (error == OUTBOX_ERROR_NONE)
+        error = check_place(outbox);
+    if (error == OUTBOX_ERROR_NONE)
+        error = check(outbox, run(outbox->statements[OUTBOX_COMMIT]));
+    if (error == OUTBOX_ERROR_NONE)
+        outbox->committed = outbox->pending;
+    return error;
+}
+
+void outbox_rollback(struct outbox *outbox)
+{
+    outbox->app_count = 0;
+    /* SQLite may have rolled back by itself; and where this fails the next begin fails too */
+    if (!sqlite3_get_autocommit(outbox->db))
+        run(outbox->statements[OUTBOX_ROLLBACK]);
+}
+
+enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
+{
+    int in_wal = 0, moved = 0;
+    int code;
+
+    if (outbox->failed)
+        return OUTBOX_ERROR_FATAL;
+    if (outbox->wal_pages < outbox->wal_moved) /* it began anew */
+        outbox->wal_moved = 0;
+    if (outbox->wal_pages - outbox->wal_moved < OUTBOX_WAL_CHECKPOINT)
+        return OUTBOX_ERROR_NONE;
+    code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
+    if (code == SQLITE_OK)
+        outbox->wal_moved = moved;
+    return check(outbox, code);
+}
+
+const char *outbox_error_text(const struct outbox *outbox)
+{
+    return outbox->error_text;
+}
+
+const char *outbox_error_kind(const struct outbox *outbox)
+{
+    return outbox->error_kind ? outbox->error_kind : "other";
+}

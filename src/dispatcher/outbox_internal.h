@@ -1,0 +1,104 @@
+/*
+ * What the files of the outbox share. SQLite is seen here and below only.
+ */
+#ifndef SIWA_DISPATCHER_OUTBOX_INTERNAL_H
+#define SIWA_DISPATCHER_OUTBOX_INTERNAL_H
+
+#include <limits.h>
+#include <sqlite3.h>
+
+#include "dispatcher/identity.h"
+#include "dispatcher/outbox.h"
+
+/* The polling statement that consumers are told to use. */
+#define OUTBOX_POLL_SQL \
+    "SELECT id, type, client_id, app, team, sub, email, is_private_email, event_time_ms, " \
+    "issued_at_ms, received_at_ms, jti, raw_type FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2"
+
+enum outbox_statement {
+    OUTBOX_BEGIN,
+    OUTBOX_COMMIT,
+    OUTBOX_ROLLBACK,
+    OUTBOX_SEEN_INSERT,
+    OUTBOX_SEEN_FIND,
+    OUTBOX_EVENT_INSERT,
+    OUTBOX_RAW_INSERT,
+    OUTBOX_STATE_UPDATE,
+    OUTBOX_APP_UPSERT,
+    OUTBOX_QUARANTINE_INSERT,
+    OUTBOX_QUARANTINE_FIND,
+    OUTBOX_STATEMENTS
+};
+
+/* Apps whose last_accepted is written at the end of the transaction; more are written before. */
+#define OUTBOX_PENDING_APPS 32
+
+/* What changes with a transaction, and goes back with it. */
+struct outbox_counts {
+    int64_t last_id;
+    int64_t quarantine_rows, quarantine_bytes;
+};
+
+struct outbox {
+    sqlite3 *db;
+    sqlite3_stmt *statements[OUTBOX_STATEMENTS];
+    struct identity_key *key;
+    char path[PATH_MAX]; /* absolute; of the file itself, links of folders resolved */
+    int lock_fd;
+    bool failed;   /* a fatal error was seen: nothing is written any more, not even a checkpoint */
+    int wal_pages; /* in the WAL after the last commit; and how many of them are in the file */
+    int wal_moved;
+    struct outbox_counts committed, pending;
+    struct {
+        const char *client_id; /* borrowed from deliveries of this transaction */
+        int64_t last_accepted_ms;
+    } apps[OUTBOX_PENDING_APPS];
+    size_t app_count;
+    const char *error_kind;
+    char error_text[OUTBOX_WHY_BYTES];
+};
+
+/* What a result code of SQLite means, its name ("SQLITE_IOERR_FSYNC", or of its primary code), and
+ * its label in metrics. os_error is what sqlite3_system_errno gave. */
+enum outbox_error outbox_error_class(int code, int os_error);
+const char *outbox_error_name(int code);
+const char *outbox_error_label(int code);
+
+/* Writes one sentence into ret_why and returns error. */
+int outbox_explain(char ret_why[OUTBOX_WHY_BYTES], int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The same for a failure of SQLite: the path, what was tried, the error. Returns -EBUSY or -EIO. */
+int outbox_explain_sqlite(char ret_why[OUTBOX_WHY_BYTES], sqlite3 *db, int code, const char *path,
+                          const char *what);
+
+/* The name of a file system, by its magic number (statfs(2)), on which locks and shared memory
+ * cannot be trusted; NULL for others. */
+const char *outbox_network_filesystem(unsigned long magic);
+
+/* Makes the tables and views, the state row, the application id and the version, in a transaction.
+ * Gives the result code of SQLite. */
+int outbox_schema_create(sqlite3 *db, int64_t generation,
+                         const unsigned char key_check[IDENTITY_BYTES]);
+
+/* Whether the database is ours, of this version, with exactly our tables and views. 0, -EINVAL, or
+ * what SQLite failed with, as outbox_explain_sqlite. Changes nothing. */
+int outbox_schema_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BYTES]);
+
+/* Whether what a database says of itself (the two numbers in its header) is ours. 0 or -EINVAL. */
+int outbox_marks_check(int64_t application_id, int64_t user_version, const char *path,
+                       char ret_why[OUTBOX_WHY_BYTES]);
+
+/* One number from a statement that gives one. The result code of SQLite, SQLITE_OK on success. */
+int outbox_query_number(sqlite3 *db, const char *sql, int64_t *ret_number);
+
+/* PRAGMA quick_check. 0, -EIO with its first finding, -ECANCELED when interrupted. */
+int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BYTES]);
+
+/* What holds for each connection: no trust in the schema, no extensions, the time-out. */
+int outbox_connection_settings(sqlite3 *db);
+
+/* A fixed value under the identity key, kept in the state row: another key is noticed. 0, -EIO. */
+int outbox_key_check(struct identity_key *key, unsigned char ret_check[IDENTITY_BYTES]);
+
+#endif

@@ -1,0 +1,680 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "outbox_internal.h"
+
+#define DATABASE_MODE 0640
+#define LOCK_MODE     0600
+#define HEADER_BYTES  100 /* https://sqlite.org/fileformat2.html section 1.3 */
+
+/* Longest addition to a path is ".new-journal". */
+#define SUFFIX_MAX_BYTES 16
+
+static const char *const statement_texts[OUTBOX_STATEMENTS] = {
+    [OUTBOX_BEGIN] = "BEGIN IMMEDIATE",
+    [OUTBOX_COMMIT] = "COMMIT",
+    [OUTBOX_ROLLBACK] = "ROLLBACK",
+    [OUTBOX_SEEN_INSERT] = "INSERT OR IGNORE INTO seen VALUES (?1, ?2, ?3)",
+    [OUTBOX_SEEN_FIND] = "SELECT 1 FROM seen WHERE event_time_ms = ?1 AND identity = ?2",
+    [OUTBOX_EVENT_INSERT] = "INSERT INTO events (id, type, client_id, app, team, sub, email, "
+                            "is_private_email, event_time_ms, issued_at_ms, received_at_ms, jti, "
+                            "raw_type, raw_id) "
+                            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    [OUTBOX_RAW_INSERT] = "INSERT INTO raw VALUES (?1, ?2, ?3)",
+    [OUTBOX_STATE_UPDATE] = "UPDATE state SET last_id = ?1",
+    [OUTBOX_APP_UPSERT] = "INSERT INTO apps VALUES (?1, ?2) ON CONFLICT (client_id) "
+                          "DO UPDATE SET last_accepted_ms = excluded.last_accepted_ms",
+    [OUTBOX_QUARANTINE_INSERT] = "INSERT INTO quarantine (reason, client_id, received_at_ms, "
+                                 "digest, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+    [OUTBOX_QUARANTINE_FIND] = "SELECT 1 FROM quarantine WHERE digest = ?1",
+};
+
+static const struct {
+    unsigned long magic;
+    const char *name;
+} network_filesystems[] = {
+    {0x6969, "NFS"},       {0x517B, "SMB"},          {0xFE534D42, "SMB2"},
+    {0xFF534D42, "CIFS"},  {0x65735546, "FUSE"},     {0x01021997, "9P"},
+    {0x00C36400, "Ceph"},  {0x5346414F, "AFS"},      {0x6B414653, "AFS"},
+    {0x73757245, "Coda"},  {0x564C, "NCP"},          {0x786F4256, "VirtualBox shared folder"},
+    {0x7461636F, "OCFS2"}, {0x01161970, "GFS2"},     {0x0BD00BD0, "Lustre"},
+    {0x47504653, "GPFS"},  {0xBACBACBC, "vmhgfs"},   {0x19830326, "BeeGFS"},
+    {0xAAD7AAEA, "PanFS"}, {0x20030528, "OrangeFS"},
+};
+
+const char *outbox_network_filesystem(unsigned long magic)
+{
+    for (size_t i = 0; i < sizeof network_filesystems / sizeof *network_filesystems; i++)
+        if (network_filesystems[i].magic == (magic & 0xFFFFFFFFUL))
+            return network_filesystems[i].name;
+    return NULL;
+}
+
+static void close_file(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+}
+#define autoclose __attribute__((cleanup(close_file)))
+
+struct beside {
+    char path[PATH_MAX + SUFFIX_MAX_BYTES];
+};
+
+static struct beside beside(const struct outbox *outbox, const char *suffix)
+{
+    struct beside name;
+
+    snprintf(name.path, sizeof name.path, "%s%s", outbox->path, suffix);
+    return name;
+}
+
+static struct beside key_path(const struct outbox *outbox)
+{
+    struct beside name = beside(outbox, "");
+    size_t length = strlen(name.path);
+
+    if (length > 3 && strcmp(name.path + length - 3, ".db") == 0)
+        name.path[length - 3] = '\0';
+    strcat(name.path, ".key");
+    return name;
+}
+
+/* Bytes of a file beside the database; 0 where there is none. */
+static int64_t size_beside(const struct outbox *outbox, const char *suffix)
+{
+    struct stat file;
+
+    return lstat(beside(outbox, suffix).path, &file) == 0 ? (int64_t)file.st_size : 0;
+}
+
+static bool exists_beside(const struct outbox *outbox, const char *suffix)
+{
+    struct stat file;
+
+    return lstat(beside(outbox, suffix).path, &file) == 0;
+}
+
+/* Links of folders are the administrator's and are followed here once, so that NOFOLLOW below
+ * speaks of the file alone. */
+static int resolve(struct outbox *outbox, const char *path, char *ret_why)
+{
+    char folder[PATH_MAX], name[PATH_MAX], real[PATH_MAX];
+    int length;
+
+    if (strlen(path) >= sizeof folder)
+        return outbox_explain(ret_why, -ENAMETOOLONG, "%.100s…: the path is too long", path);
+    strcpy(folder, path);
+    strcpy(name, path);
+    if (!realpath(dirname(folder), real))
+        return outbox_explain(ret_why, -errno, "%s: its folder: %s; make it", path,
+                              strerror(errno));
+    length = snprintf(outbox->path, sizeof outbox->path, "%s/%s", real, basename(name));
+    if (length < 0 || (size_t)length >= sizeof outbox->path)
+        return outbox_explain(ret_why, -ENAMETOOLONG, "%.100s…: the path is too long", path);
+    return 0;
+}
+
+static int sync_folder(const struct outbox *outbox)
+{
+    struct beside copy = beside(outbox, "");
+    autoclose int fd = open(dirname(copy.path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0 || fsync(fd) < 0)
+        return -errno;
+    return 0;
+}
+
+static int check_folder(const struct outbox *outbox, char *ret_why)
+{
+    struct beside copy = beside(outbox, "");
+    const char *folder = dirname(copy.path), *network;
+    struct statfs filesystem;
+
+    if (statfs(folder, &filesystem) < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", folder, strerror(errno));
+    network = outbox_network_filesystem((unsigned long)filesystem.f_type);
+    if (network)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: lies on %s, where locks and syncs cannot be trusted; set "
+                              "`database` to a path on a local disk",
+                              outbox->path, network);
+    if (access(folder, W_OK | X_OK) < 0)
+        return outbox_explain(ret_why, -errno, "%s: not writable for this user: %s; chown it",
+                              folder, strerror(errno));
+    return 0;
+}
+
+static int take_lock(struct outbox *outbox, char *ret_why)
+{
+    struct beside lock = beside(outbox, ".lock");
+
+    outbox->lock_fd = open(lock.path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, LOCK_MODE);
+    if (outbox->lock_fd < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", lock.path, strerror(errno));
+    if (flock(outbox->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    if (errno != EWOULDBLOCK)
+        return outbox_explain(ret_why, -errno, "%s: %s", lock.path, strerror(errno));
+    return outbox_explain(ret_why, -EBUSY,
+                          "%s: another siwa-notifyd serves it (it holds %s); stop that one first",
+                          outbox->path, lock.path);
+}
+
+/* A first start that was killed may have left these. */
+static void remove_unfinished(const struct outbox *outbox)
+{
+    static const char *const suffixes[] = {".new", ".new-journal", ".new-wal", ".new-shm"};
+
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+        unlink(beside(outbox, suffixes[i]).path);
+}
+
+/* What must not happen: a database that was lost is replaced by an empty one without a word, or an
+ * old -wal is replayed into a new file. */
+static int check_absence(const struct outbox *outbox, char *ret_why)
+{
+    if (size_beside(outbox, "-wal") > 0)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: missing, but its -wal is there; restore the database beside it, "
+                              "or move the -wal away to begin anew",
+                              outbox->path);
+    if (exists_beside(outbox, ".failed"))
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: missing since a storage error; restore it from a backup, or "
+                              "remove %s.failed to begin anew",
+                              outbox->path, outbox->path);
+    return 0;
+}
+
+static int build(const struct outbox *outbox, const char *temporary, int64_t now_ms, char *ret_why)
+{
+    unsigned char check[IDENTITY_BYTES];
+    sqlite3 *db = NULL;
+    int error = 0;
+    int code;
+
+    if (outbox_key_check(outbox->key, check) < 0)
+        return outbox_explain(ret_why, -EIO, "%s: OpenSSL cannot use it", key_path(outbox).path);
+    code = sqlite3_open_v2(temporary, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW, NULL);
+    if (code == SQLITE_OK)
+        code = outbox_connection_settings(db);
+    if (code == SQLITE_OK)
+        code = outbox_schema_create(db, now_ms > 1000 ? now_ms / 1000 : 1, check);
+    /* in the header before the file has its name: it never needs a rollback journal */
+    if (code == SQLITE_OK)
+        code = sqlite3_exec(db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+    if (code != SQLITE_OK)
+        error = outbox_explain_sqlite(ret_why, db, code, temporary, "cannot be made");
+    code = sqlite3_close(db);
+    if (code != SQLITE_OK && error == 0)
+        error = outbox_explain_sqlite(ret_why, NULL, code, temporary, "cannot be made");
+    return error;
+}
+
+static int create_database(const struct outbox *outbox, int64_t now_ms, char *ret_why)
+{
+    struct beside temporary = beside(outbox, ".new");
+    int fd =
+        open(temporary.path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, DATABASE_MODE);
+    int error;
+
+    if (fd < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", temporary.path, strerror(errno));
+    /* whatever the umask: -wal and -shm take their mode from here */
+    error = fchmod(fd, DATABASE_MODE) < 0 ? -errno : 0;
+    close(fd);
+    if (error < 0)
+        return outbox_explain(ret_why, error, "%s: %s", temporary.path, strerror(-error));
+    error = build(outbox, temporary.path, now_ms, ret_why);
+    if (error < 0)
+        return error;
+    if (link(temporary.path, outbox->path) < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
+    unlink(temporary.path);
+    error = sync_folder(outbox);
+    return error == 0 ? 0
+                      : outbox_explain(ret_why, error, "%s: its folder: %s", outbox->path,
+                                       strerror(-error));
+}
+
+static uint32_t big_endian(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+/* Reads through SQLite's own layer, which keeps its locks when a file is closed (POSIX drops all of
+ * a process's locks on a file with the first descriptor that it closes). */
+static int read_header(const char *path, unsigned char ret_header[HEADER_BYTES])
+{
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    sqlite3_file *file = sqlite3_malloc64((sqlite3_uint64)vfs->szOsFile);
+    sqlite3_filename name = sqlite3_create_filename(path, "", "", 0, NULL);
+    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_MAIN_DB;
+    int code = SQLITE_NOMEM;
+
+    if (file && name) {
+        memset(file, 0, (size_t)vfs->szOsFile);
+        code = vfs->xOpen(vfs, name, file, flags, &flags);
+    }
+    if (code == SQLITE_OK) {
+        code = file->pMethods->xRead(file, ret_header, HEADER_BYTES, 0);
+        file->pMethods->xClose(file);
+    }
+    sqlite3_free_filename(name);
+    sqlite3_free(file);
+    return code;
+}
+
+/* What can be refused without SQLite, which makes files beside the database as soon as it reads
+ * one. */
+static int check_file(const struct outbox *outbox, char *ret_why)
+{
+    static const char magic[16] = "SQLite format 3";
+    unsigned char header[HEADER_BYTES] = {0};
+    struct stat file;
+    int code;
+
+    if (lstat(outbox->path, &file) < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
+    if (S_ISLNK(file.st_mode))
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: a symbolic link; set `database` to the path it points to",
+                              outbox->path);
+    if (!S_ISREG(file.st_mode))
+        return outbox_explain(ret_why, -EINVAL, "%s: not a regular file; set `database` to another",
+                              outbox->path);
+    if (file.st_size == 0)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: an empty file, which siwa-notifyd never makes; restore the "
+                              "database from a backup, or remove the file to begin anew",
+                              outbox->path);
+    code = read_header(outbox->path, header);
+    if (code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ)
+        return outbox_explain_sqlite(ret_why, NULL, code, outbox->path, "cannot be read");
+    if (memcmp(header, magic, sizeof magic) != 0)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: not a SQLite database; set `database` to another path, or "
+                              "restore it from a backup",
+                              outbox->path);
+    return outbox_marks_check(big_endian(header + 68), big_endian(header + 60), outbox->path,
+                              ret_why);
+}
+
+/* `file:` and the path, with what has a meaning in a URI escaped. */
+static void immutable_uri(const char *path, char *ret_uri, size_t capacity)
+{
+    size_t used = (size_t)snprintf(ret_uri, capacity, "file:");
+
+    for (; *path; path++)
+        used += (size_t)snprintf(ret_uri + used, capacity - used,
+                                 strchr("%?#", *path) ? "%%%02X" : "%c", (unsigned char)*path);
+    snprintf(ret_uri + used, capacity - used, "?immutable=1");
+}
+
+/* A connection that looks and changes nothing. Where an earlier process left nothing to recover
+ * SQLite is told that the file is immutable, and makes neither -wal nor -shm; where it did, the
+ * connection may recover but never moves the -wal into the file. */
+static int open_to_look(const struct outbox *outbox, sqlite3 **ret_db)
+{
+    char uri[3 * PATH_MAX + 32];
+    bool leftover = size_beside(outbox, "-wal") > 0 || size_beside(outbox, "-journal") > 0;
+    int flags = SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOMUTEX;
+    int code;
+
+    immutable_uri(outbox->path, uri, sizeof uri);
+    code = leftover
+               ? sqlite3_open_v2(outbox->path, ret_db, flags | SQLITE_OPEN_READWRITE, NULL)
+               : sqlite3_open_v2(uri, ret_db, flags | SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
+    if (code == SQLITE_OK)
+        code = outbox_connection_settings(*ret_db);
+    if (code == SQLITE_OK)
+        code = sqlite3_db_config(*ret_db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return code;
+}
+
+static int check_key(const struct outbox *outbox, sqlite3 *db, char *ret_why)
+{
+    unsigned char check[IDENTITY_BYTES];
+    sqlite3_stmt *statement = NULL;
+    bool same = false;
+    int code;
+
+    if (outbox_key_check(outbox->key, check) < 0)
+        return outbox_explain(ret_why, -EIO, "%s: OpenSSL cannot use it", key_path(outbox).path);
+    code = sqlite3_prepare_v2(db, "SELECT key_check FROM state", -1, &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        same = sqlite3_column_bytes(statement, 0) == IDENTITY_BYTES &&
+               memcmp(sqlite3_column_blob(statement, 0), check, IDENTITY_BYTES) == 0;
+    sqlite3_finalize(statement);
+    if (code != SQLITE_ROW && code != SQLITE_DONE)
+        return outbox_explain_sqlite(ret_why, db, code, outbox->path, "cannot be read");
+    if (!same)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: not the identity key of %s, every repeat would count as new; "
+                              "restore the right key from a backup",
+                              key_path(outbox).path, outbox->path);
+    return 0;
+}
+
+/* Ids are given from state: were it behind, an id would be given twice. */
+static int check_ids(const struct outbox *outbox, sqlite3 *db, char *ret_why)
+{
+    int64_t ahead = 0;
+    int code = outbox_query_number(
+        db,
+        "SELECT last_id - max(coalesce((SELECT max(id) FROM events), 0), pruned_through) "
+        "FROM state",
+        &ahead);
+
+    if (code != SQLITE_OK)
+        return outbox_explain_sqlite(ret_why, db, code, outbox->path, "cannot be read");
+    if (ahead < 0)
+        return outbox_explain(ret_why, -EINVAL,
+                              "%s: holds ids beyond its own count; restore it from a backup",
+                              outbox->path);
+    return 0;
+}
+
+static int look(const struct outbox *outbox, char *ret_why)
+{
+    sqlite3 *db = NULL;
+    int code = open_to_look(outbox, &db);
+    int error = 0;
+
+    if (code != SQLITE_OK)
+        error = outbox_explain_sqlite(ret_why, db, code, outbox->path, "cannot be opened");
+    if (error == 0)
+        error = outbox_schema_check(db, outbox->path, ret_why);
+    if (error == 0 && exists_beside(outbox, ".failed"))
+        error = outbox_quick_check(db, outbox->path, ret_why);
+    if (error == 0)
+        error = check_key(outbox, db, ret_why);
+    if (error == 0)
+        error = check_ids(outbox, db, ret_why);
+    sqlite3_close(db);
+    return error;
+}
+
+static int on_wal(void *context, sqlite3 *db, const char *name, int pages)
+{
+    struct outbox *outbox = context;
+
+    (void)db;
+    (void)name;
+    outbox->wal_pages = pages;
+    return SQLITE_OK;
+}
+
+#define STRINGIZE_(value) #value
+#define STRINGIZE(value)  STRINGIZE_(value)
+
+static int set_up_writer(struct outbox *outbox)
+{
+    int on = 1;
+    int code = outbox_connection_settings(outbox->db);
+
+    if (code == SQLITE_OK) /* a clean stop leaves the -wal: a reader of another user needs it */
+        code = sqlite3_file_control(outbox->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
+    if (code == SQLITE_OK) /* until all that can go wrong here has not: then the file may change */
+        code = sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_exec(
+            outbox->db, "PRAGMA journal_mode = WAL;"
+                        "PRAGMA synchronous = FULL;"
+                        "PRAGMA secure_delete = ON;"
+                        "PRAGMA cell_size_check = ON;"
+                        "PRAGMA mmap_size = 0;" /* an I/O error as a code, not as SIGBUS */
+                        "PRAGMA temp_store = MEMORY;"
+                        "PRAGMA cache_size = -" STRINGIZE(OUTBOX_CACHE_KIB) ";", NULL, NULL, NULL);
+    if (code == SQLITE_OK) {
+        char *sql = sqlite3_mprintf("PRAGMA journal_size_limit = %d", OUTBOX_WAL_LIMIT_BYTES);
+
+        code = sql ? sqlite3_exec(outbox->db, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
+        sqlite3_free(sql);
+    }
+    if (code == SQLITE_OK) {
+        sqlite3_wal_autocheckpoint(outbox->db, 0);
+        sqlite3_wal_hook(outbox->db, on_wal, outbox);
+    }
+    for (int i = 0; code == SQLITE_OK && i < OUTBOX_STATEMENTS; i++)
+        code = sqlite3_prepare_v3(outbox->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+                                  &outbox->statements[i], NULL);
+    return code;
+}
+
+static int load_counts(struct outbox *outbox)
+{
+    struct outbox_counts *counts = &outbox->committed;
+    int code = outbox_query_number(outbox->db, "SELECT last_id FROM state", &counts->last_id);
+
+    if (code == SQLITE_OK)
+        code = outbox_query_number(outbox->db, "SELECT count(*) FROM quarantine",
+                                   &counts->quarantine_rows);
+    if (code == SQLITE_OK)
+        code =
+            outbox_query_number(outbox->db, "SELECT coalesce(sum(length(body)), 0) FROM quarantine",
+                                &counts->quarantine_bytes);
+    return code;
+}
+
+static bool is_wal(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    bool wal = false;
+
+    if (sqlite3_prepare_v2(db, "PRAGMA journal_mode", -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW) {
+        const unsigned char *mode = sqlite3_column_text(statement, 0);
+
+        wal = mode && strcmp((const char *)mode, "wal") == 0;
+    }
+    sqlite3_finalize(statement);
+    return wal;
+}
+
+static int open_writer(struct outbox *outbox, char *ret_why)
+{
+    int code =
+        sqlite3_open_v2(outbox->path, &outbox->db,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
+                            SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
+                        NULL);
+
+    if (code == SQLITE_OK)
+        code = set_up_writer(outbox);
+    if (code == SQLITE_OK)
+        code = load_counts(outbox);
+    if (code != SQLITE_OK)
+        return outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path, "cannot be opened");
+    if (!is_wal(outbox->db))
+        return outbox_explain(ret_why, -EIO, "%s: cannot be put into WAL mode", outbox->path);
+    return 0;
+}
+
+static int sync_wal(const struct outbox *outbox)
+{
+    autoclose int fd = open(beside(outbox, "-wal").path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+/* A process that died between writing a commit and syncing it left rows that we can read and a
+ * power cut can take away; a repeat of one of them would be called a duplicate. So all of the WAL
+ * goes to the disk before anything is answered. After a sync that failed, syncing the same file
+ * again proves nothing (the kernel has dropped what it could not write): the rows must be written
+ * anew, into the database. */
+static int settle(const struct outbox *outbox, bool had_failed, char *ret_why)
+{
+    int in_wal = 0, moved = 0;
+    int code =
+        sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
+    int error;
+
+    if (code != SQLITE_OK)
+        return outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path,
+                                     "its WAL cannot be moved into it");
+    if (in_wal == moved)
+        return 0;
+    if (had_failed)
+        return outbox_explain(ret_why, -EBUSY,
+                              "%s: a reader keeps an old state open, so that what a storage error "
+                              "left cannot be made safe; end that reader",
+                              outbox->path);
+    error = sync_wal(outbox);
+    return error == 0 ? 0
+                      : outbox_explain(ret_why, error, "%s-wal: cannot be synced: %s", outbox->path,
+                                       strerror(-error));
+}
+
+static int forget_failure(const struct outbox *outbox, char *ret_why)
+{
+    struct beside mark = beside(outbox, ".failed");
+
+    if (unlink(mark.path) < 0 && errno != ENOENT)
+        return outbox_explain(ret_why, -errno, "%s: cannot be removed: %s", mark.path,
+                              strerror(errno));
+    return 0;
+}
+
+static int open_key(struct outbox *outbox, bool create, char *ret_why)
+{
+    char why[JWKS_WHY_BYTES];
+    int error = identity_key_open(key_path(outbox).path, create, &outbox->key, why);
+
+    if (error == -ENOENT)
+        return outbox_explain(ret_why, error,
+                              "%s: missing, and without it every repeat of what %s holds would "
+                              "count as new; restore it from a backup",
+                              key_path(outbox).path, outbox->path);
+    return error == 0 ? 0 : outbox_explain(ret_why, error, "%s", why);
+}
+
+static int make(struct outbox *outbox, int64_t now_ms, char *ret_why)
+{
+    int error = check_absence(outbox, ret_why);
+
+    if (error == 0)
+        error = open_key(outbox, true, ret_why);
+    if (error == 0)
+        error = create_database(outbox, now_ms, ret_why);
+    return error;
+}
+
+static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, char *ret_why)
+{
+    bool had_failed;
+    int error = resolve(outbox, path, ret_why);
+
+    if (error == 0)
+        error = check_folder(outbox, ret_why);
+    if (error == 0)
+        error = take_lock(outbox, ret_why);
+    if (error < 0)
+        return error;
+    remove_unfinished(outbox);
+    had_failed = exists_beside(outbox, ".failed");
+    if (!exists_beside(outbox, ""))
+        error = make(outbox, now_ms, ret_why);
+    if (error == 0)
+        error = check_file(outbox, ret_why);
+    if (error == 0 && !outbox->key)
+        error = open_key(outbox, false, ret_why);
+    if (error == 0)
+        error = look(outbox, ret_why);
+    if (error == 0)
+        error = open_writer(outbox, ret_why);
+    if (error == 0)
+        error = settle(outbox, had_failed, ret_why);
+    if (error == 0 && had_failed)
+        error = forget_failure(outbox, ret_why);
+    if (error == 0)
+        sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+    return error;
+}
+
+static int release(struct outbox *outbox)
+{
+    int code;
+
+    for (int i = 0; i < OUTBOX_STATEMENTS; i++)
+        sqlite3_finalize(outbox->statements[i]);
+    code = sqlite3_close(outbox->db);
+    identity_key_free(outbox->key);
+    if (outbox->lock_fd >= 0)
+        close(outbox->lock_fd);
+    free(outbox);
+    return code;
+}
+
+int outbox_open(const char *path, int64_t now_ms, struct outbox **ret_outbox,
+                char ret_why[OUTBOX_WHY_BYTES])
+{
+    struct outbox *outbox = calloc(1, sizeof *outbox);
+    int error;
+
+    if (!outbox)
+        return outbox_explain(ret_why, -ENOMEM, "%s: out of memory", path);
+    outbox->lock_fd = -1;
+    error = open_all(outbox, path, now_ms, ret_why);
+    if (error < 0) {
+        release(outbox);
+        return error;
+    }
+    *ret_outbox = outbox;
+    return 0;
+}
+
+static int last_checkpoint(struct outbox *outbox, char *ret_why)
+{
+    int code;
+
+    if (outbox->failed) {
+        /* what the WAL holds may not be what is on the disk: the next start decides */
+        sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+        return outbox_explain(ret_why, -EIO,
+                              "%s: left as it was after a storage error; the next start recovers",
+                              outbox->path);
+    }
+    code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    if (code == SQLITE_OK)
+        return 0;
+    sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path,
+                                 "its WAL was not moved into it at the end, and is kept");
+}
+
+int outbox_close(struct outbox *outbox, char ret_why[OUTBOX_WHY_BYTES])
+{
+    int error, code;
+
+    if (!outbox)
+        return 0;
+    outbox_rollback(outbox);
+    error = last_checkpoint(outbox, ret_why);
+    code = release(outbox);
+    if (error == 0 && code != SQLITE_OK)
+        return outbox_explain(ret_why, -EIO, "the database cannot be closed: %s",
+                              sqlite3_errstr(code));
+    return error;
+}
+
+int outbox_mark_failed(const struct outbox *outbox)
+{
+    autoclose int fd = open(beside(outbox, ".failed").path,
+                            O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, DATABASE_MODE);
+
+    if (fd < 0 || fsync(fd) < 0)
+        return -errno;
+    return sync_folder(outbox);
+}
