@@ -17,6 +17,7 @@ struct http_server;
 struct http_request; /* valid from on_headers to on_over, on the loop's thread only */
 struct http_reply;   /* a prepared answer; reusable, immutable, owned by whoever made it */
 
+/* OTHER: a well-formed method of another name, for which 405 is the service's to say. */
 enum http_method { HTTP_METHOD_GET = 1, HTTP_METHOD_POST = 2, HTTP_METHOD_OTHER = 4 };
 
 struct http_limits {
@@ -24,16 +25,17 @@ struct http_limits {
     size_t body_bytes;
     unsigned headers_ms; /* from accept, or from the first line of a further request, to the end of
                             headers */
-    unsigned request_ms; /* from accept, or from the first line, to the end of the body */
+    unsigned request_ms; /* from accept, or from the first line, to the end of the body; and again
+                            for the client to take its answer */
     unsigned idle_ms;    /* between requests */
 };
 
-/* Why the guard or a limit turned a request away before any service saw it. */
+/* Why the guard or a limit turned a request away. */
 enum http_refusal {
-    HTTP_REFUSAL_FRAMING = 1, /* 400 */
+    HTTP_REFUSAL_FRAMING = 1, /* 400, 417, 431, 505 */
     HTTP_REFUSAL_NO_LENGTH,   /* 411 */
     HTTP_REFUSAL_TOO_LARGE,   /* 413 */
-    HTTP_REFUSAL_TIMEOUT      /* closed by the reaper */
+    HTTP_REFUSAL_TIMEOUT      /* closed by the reaper before the request was whole */
 };
 
 /* What a server calls, all on the loop's thread. */
@@ -41,12 +43,14 @@ struct http_service {
     /* The headers are complete and well framed. Answer now (the body is not read, the connection is
      * closed after the answer if a body was announced), or return to have the body read. */
     void (*on_headers)(void *context, struct http_request *request);
-    /* The whole body is there (empty for GET). Answer now, or later: the request stays pending. */
+    /* The whole body is there (empty for GET). Answer now, or later: the request stays pending. Not
+     * called for what was answered in on_headers. */
     void (*on_body)(void *context, struct http_request *request);
     /* The request is over: its answer is on the way, or the client left. Forget it. Called exactly
      * once for each request for which on_headers was called. */
     void (*on_over)(void *context, struct http_request *request);
-    /* A request was turned away. May be NULL. */
+    /* A request was turned away; unless it timed out in its body, no service saw it. May be NULL.
+     */
     void (*on_refused)(void *context, enum http_refusal refusal);
     /* http_loop_wake was called since the last time. May be NULL. */
     void (*on_wake)(void *context);
@@ -55,8 +59,9 @@ struct http_service {
 };
 
 /* A listening socket for an address (see config.h): TCP with SO_REUSEADDR and TCP_NODELAY
- * inherited, unix with the mode given, an old socket file without a listener replaced, one with a
- * listener or any other file refused. Returns the descriptor or -errno with a sentence in ret_why.
+ * inherited, IPv6 only for IPv6, unix with exactly the mode given and never a more open one, an old
+ * socket file without a listener replaced, one with a listener or any other file refused. Returns
+ * the descriptor (non-blocking, close-on-exec, the caller's) or -errno with a sentence in ret_why.
  */
 struct config_address;
 int http_listen(const struct config_address *address, mode_t mode, char ret_why[256]);
@@ -64,39 +69,47 @@ int http_listen(const struct config_address *address, mode_t mode, char ret_why[
 /* Makes a loop; name is a literal of at most 15 characters for the thread. 0 or -errno. */
 int http_loop_new(const char *name, struct http_loop **ret_loop);
 
-/* Adds a server on a listening descriptor (which stays the caller's and is never shut down). Before
- * http_loop_start. service and context are borrowed until the loop is freed. pending_by_suspend
- * chooses how pending requests wait: suspended (cheap for many long ones), or asked again at each
- * turn (cheap for short ones, Apple's path). 0 or -errno. */
+/* Adds a server on a listening descriptor (which stays the caller's, is made non-blocking and is
+ * never shut down). Before http_loop_start; at most 4 a loop. service and context are borrowed
+ * until the loop is freed. pending_by_suspend chooses how pending requests wait: suspended (cheap
+ * for many long ones, at most 120 s; that the client left is noticed within a tick), or asked again
+ * at each turn (cheap for short ones, Apple's path, at most request_ms + 10 s). 0 or -errno. */
 int http_loop_serve(struct http_loop *loop, int listen_fd, const struct http_limits *limits,
                     bool pending_by_suspend, const struct http_service *service, void *context,
                     struct http_server **ret_server);
 
-/* Starts the thread of the loop; once, after the last http_loop_serve. 0 or -errno. */
+/* Starts the thread of the loop, with every signal blocked; once, after the last http_loop_serve. 0
+ * or -errno. */
 int http_loop_start(struct http_loop *loop);
 
-/* Makes the loop turn and call on_wake; cheap when already pending. Any thread; async-signal-safe.
- */
+/* Makes the loop turn and call on_wake of each of its servers; no system call when the loop is
+ * awake or already woken. Any thread; async-signal-safe; keeps errno. */
 void http_loop_wake(struct http_loop *loop);
 
 /* When the loop last turned, monotonic milliseconds. Any thread. */
 int64_t http_loop_alive_ms(const struct http_loop *loop);
 
-/* Stops taking connections from the listening sockets (which stay open for a successor) and closes
- * idle ones; requests under way go on, each answered with Connection: close. Any thread. */
+/* Stops taking connections from the listening sockets (which stay open for a successor). What was
+ * accepted is answered, with Connection: close; a connection that stays silent is closed after 250
+ * ms between requests, after a second where none came yet. Pending requests are the services' to
+ * answer. Any thread. */
 void http_loop_drain(struct http_loop *loop);
 
-/* Requests under way (after drain: what is left to wait for) and open connections. Any thread. */
+/* Requests under way; after http_loop_drain every connection that is left, so that 0 means done.
+ * Any thread. */
 unsigned http_loop_requests(const struct http_loop *loop);
+/* Open connections. Any thread. */
 unsigned http_server_connections(const struct http_server *server);
 
-/* Ends what is left, joins the thread, frees the loop and its servers. NULL is allowed. */
+/* Ends what is left, joins the thread, frees the loop and its servers. on_over is called for each
+ * request that was under way. NULL is allowed. */
 void http_loop_free(struct http_loop *loop);
 
-/* A request. Strings are borrowed until on_over. */
+/* A request. Strings are borrowed until on_over. The method: */
 enum http_method http_request_method(const struct http_request *request);
 const char *http_request_path(const struct http_request *request); /* as sent, without the query */
-/* The first query argument of this name, percent-decoded, or NULL. */
+/* The first query argument of this name, percent-decoded (`+` stays `+`), or NULL. Of a target at
+ * most 512 bytes and 16 arguments are read. */
 const char *http_request_query(const struct http_request *request, const char *name);
 /* In on_body and while pending in on_body's call only; copy what is needed longer. */
 const char *http_request_body(const struct http_request *request, size_t *ret_bytes);
@@ -106,13 +119,15 @@ bool http_request_peer(const struct http_request *request, uid_t *ret_uid, pid_t
 void http_request_set_user(struct http_request *request, void *user);
 void *http_request_user(const struct http_request *request);
 
-/* Prepared answers. body is copied. extra_headers: name, value, …, NULL (may be NULL). */
+/* Prepared answers, with Date, Content-Length, and Content-Type where there is a body. body is
+ * copied. extra_headers: name, value, …, NULL (may be NULL). 0 or -errno. */
 int http_reply_new(unsigned status, const char *content_type, const char *body, size_t body_bytes,
                    const char *const *extra_headers, struct http_reply **ret_reply);
+/* Releases a reply; answers that are under way keep what they need. NULL is allowed. */
 void http_reply_free(struct http_reply *reply);
 
-/* Answers a request, once; in on_headers, on_body, or while it is pending (from on_wake or
- * on_tick). The reply may be freed right after. */
+/* Answers a request, once (a second answer is ignored); in on_headers, on_body, or while it is
+ * pending (from on_wake or on_tick). The reply may be freed right after. */
 void http_request_answer(struct http_request *request, const struct http_reply *reply);
 
 #endif
