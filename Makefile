@@ -127,10 +127,11 @@ cov:
 
 lint:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
-	$(MAKE) lint-analyzer BUILD=build-lint OPT='-O2 -g -fanalyzer' WERROR=-Werror
-	tests/tools/lint build-lint/obj
+	tests/tools/lint build-lint '$(MAKE)'
 
-lint-analyzer: $(OBJ) $(PROGRAM)
+# -O1: at -O2 gcc 12 loses sight of owners in what it inlined, and reports leaks that are none.
+lint-analyzer:
+	$(MAKE) all BUILD=build-lint OPT='-O1 -g -fanalyzer' WERROR=-Werror
 
 # `make fuzz` runs every target, `make fuzz-NAME` one. FUZZ_RUNS executions each, or FUZZ_SECONDS.
 FUZZ_RUNS    ?= 1000000

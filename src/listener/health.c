@@ -541,7 +541,7 @@ static json_t *text_json(const char *text)
 
     if (string)
         return string;
-    for (i = 0; text[i] != '\0' && i < sizeof plain - 1; i++)
+    for (i = 0; i < sizeof plain - 1 && text[i] != '\0'; i++)
         plain[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
     plain[i] = '\0';
     return json_string(plain);
