@@ -10,6 +10,8 @@
 
 #define CLI_COMMAND_TABLE(X) \
     X(check_config, "check-config", "check a configuration and say all that is wrong with it") \
+    X(verify, "verify", "judge a notification on standard input as the daemon would") \
+    X(simulate, "simulate", "sign notifications as Apple would, and send them") \
     X(version, "version", "print the version, and those of the libraries in use")
 
 #define CLI_COMMAND_FUNCTION(name, text, summary) int cli_##name(int argc, char **argv);
