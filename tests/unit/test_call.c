@@ -4,7 +4,12 @@
 
 #include <check.h>
 #include <errno.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +27,7 @@ struct server {
     char request[8192];
     size_t request_bytes;
     pthread_t thread;
+    SSL_CTX *tls; /* NULL for plain text */
 };
 
 static void read_request(struct server *server, int fd)
@@ -44,6 +50,20 @@ static void read_request(struct server *server, int fd)
     }
 }
 
+/* What the client says is not looked at; whether it gets this far is the question. */
+static void serve_tls(struct server *server, int fd)
+{
+    SSL *tls = SSL_new(server->tls);
+    char request[1024];
+
+    if (tls && SSL_set_fd(tls, fd) == 1 && SSL_accept(tls) == 1 &&
+        SSL_read(tls, request, sizeof request) > 0) {
+        (void)SSL_write(tls, server->answer, (int)server->answer_bytes);
+        (void)SSL_shutdown(tls);
+    }
+    SSL_free(tls);
+}
+
 static void *serve(void *context)
 {
     struct server *server = context;
@@ -51,6 +71,11 @@ static void *serve(void *context)
 
     if (fd < 0)
         return NULL;
+    if (server->tls) {
+        serve_tls(server, fd);
+        (void)close(fd);
+        return NULL;
+    }
     read_request(server, fd);
     for (size_t sent = 0; server->answer && sent < server->answer_bytes;) {
         ssize_t count = send(fd, server->answer + sent, server->answer_bytes - sent, MSG_NOSIGNAL);
@@ -62,11 +87,12 @@ static void *serve(void *context)
     return NULL;
 }
 
-static void server_start(struct server *server, const char *answer, size_t answer_bytes)
+static void server_start_tls(struct server *server, const char *answer, size_t answer_bytes,
+                             SSL_CTX *tls)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
-    *server = (struct server){.answer = answer, .answer_bytes = answer_bytes};
+    *server = (struct server){.answer = answer, .answer_bytes = answer_bytes, .tls = tls};
     strcpy(server->directory, "/tmp/siwa-call-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(server->directory));
     ck_assert_int_lt(snprintf(server->path, sizeof server->path, "%s/s", server->directory),
@@ -77,6 +103,11 @@ static void server_start(struct server *server, const char *answer, size_t answe
     ck_assert_int_eq(bind(server->listen_fd, (struct sockaddr *)&address, sizeof address), 0);
     ck_assert_int_eq(listen(server->listen_fd, 8), 0);
     ck_assert_int_eq(pthread_create(&server->thread, NULL, serve, server), 0);
+}
+
+static void server_start(struct server *server, const char *answer, size_t answer_bytes)
+{
+    server_start_tls(server, answer, answer_bytes, NULL);
 }
 
 static void server_stop(struct server *server)
@@ -388,8 +419,91 @@ START_TEST(no_proxy_stands_between_a_machine_and_itself)
 }
 END_TEST
 
+/* ---- TLS: the certificate is for a name, signed by itself, and valid for a time ---- */
+
+static X509 *make_certificate(EVP_PKEY *key, const char *name, long ends_in_s)
+{
+    X509 *certificate = X509_new();
+    X509_NAME *subject = X509_get_subject_name(certificate);
+    char names[64];
+
+    ck_assert_int_lt(snprintf(names, sizeof names, "DNS:%s", name), (int)sizeof names);
+    ck_assert_int_eq(X509_set_version(certificate, X509_VERSION_3), 1);
+    ck_assert_int_eq(ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1), 1);
+    ck_assert_ptr_nonnull(X509_gmtime_adj(X509_getm_notBefore(certificate), -7200));
+    ck_assert_ptr_nonnull(X509_gmtime_adj(X509_getm_notAfter(certificate), ends_in_s));
+    ck_assert_int_eq(X509_set_pubkey(certificate, key), 1);
+    ck_assert_int_eq(X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC,
+                                                (const unsigned char *)name, -1, -1, 0),
+                     1);
+    ck_assert_int_eq(X509_set_issuer_name(certificate, subject), 1);
+    X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, names);
+    ck_assert_ptr_nonnull(extension);
+    ck_assert_int_eq(X509_add_ext(certificate, extension, -1), 1);
+    X509_EXTENSION_free(extension);
+    ck_assert_int_gt(X509_sign(certificate, key, EVP_sha256()), 0);
+    return certificate;
+}
+
+/* Calls https://localhost/ at a server with such a certificate, which is trusted or not. */
+static int call_tls(const char *name, long ends_in_s, bool trusted, char why[CALL_WHY_BYTES])
+{
+    const char *answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    char ca_file[128];
+    struct server server;
+    struct call_reply reply = {0};
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *certificate = make_certificate(key, name, ends_in_s);
+    SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
+
+    ck_assert_int_eq(SSL_CTX_use_certificate(tls, certificate), 1);
+    ck_assert_int_eq(SSL_CTX_use_PrivateKey(tls, key), 1);
+    server_start_tls(&server, answer, strlen(answer), tls);
+    ck_assert_int_lt(snprintf(ca_file, sizeof ca_file, "%s/ca", server.directory),
+                     (int)sizeof ca_file);
+    FILE *file = fopen(ca_file, "we");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(PEM_write_X509(file, certificate), 1);
+    ck_assert_int_eq(fclose(file), 0);
+
+    struct call_request request = get_from(&server);
+    request.url = "https://localhost/";
+    request.ca_file = trusted ? ca_file : NULL;
+    int result = call_send(&request, &reply, why);
+    if (result == 0)
+        ck_assert_str_eq(reply.body, "ok");
+    call_reply_release(&reply);
+    (void)unlink(ca_file);
+    server_stop(&server);
+    SSL_CTX_free(tls);
+    X509_free(certificate);
+    EVP_PKEY_free(key);
+    return result;
+}
+
+START_TEST(a_trusted_certificate_of_the_right_name_is_accepted)
+{
+    char why[CALL_WHY_BYTES] = "";
+
+    ck_assert_msg(call_tls("localhost", 3600, true, why) == 0, "%s", why);
+}
+END_TEST
+
+/* Attack: whoever sits between a command and a server answers with a certificate of his own. */
+START_TEST(a_certificate_that_proves_nothing_is_refused)
+{
+    char why[CALL_WHY_BYTES] = "";
+
+    ck_assert_int_eq(call_tls("localhost", 3600, false, why), -EKEYREJECTED);
+    ck_assert_ptr_nonnull(strstr(why, "TLS"));
+    ck_assert_int_eq(call_tls("elsewhere.example", 3600, true, why), -EKEYREJECTED);
+    ck_assert_int_eq(call_tls("localhost", -3600, true, why), -EKEYREJECTED);
+}
+END_TEST
+
 int main(void)
 {
+    (void)signal(SIGPIPE, SIG_IGN); /* the servers here lose their clients on purpose */
     Suite *suite = suite_create("call");
     TCase *tests = tcase_create("call");
 
@@ -408,6 +522,8 @@ int main(void)
     tcase_add_test(tests, a_bad_request_is_refused);
     tcase_add_test(tests, a_query_is_in_no_sentence);
     tcase_add_test(tests, no_proxy_stands_between_a_machine_and_itself);
+    tcase_add_test(tests, a_trusted_certificate_of_the_right_name_is_accepted);
+    tcase_add_test(tests, a_certificate_that_proves_nothing_is_refused);
     suite_add_tcase(suite, tests);
 
     SRunner *runner = srunner_create(suite);
