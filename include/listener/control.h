@@ -57,4 +57,10 @@ const char *control_key_state(const struct key_snapshot *snapshot, const struct 
  * thread. */
 struct json_t *control_keys_json(const struct key_snapshot *snapshot, int64_t now_s);
 
+/* What follows from a kid having been distrusted: {"kid", "known": whether it was ever seen,
+ * "keys_usable": whether anything can still be verified}. A new reference, NULL when memory is out.
+ * Any thread. */
+struct json_t *control_distrusted_json(const struct key_snapshot *snapshot, const char *kid,
+                                       int64_t now_s);
+
 #endif

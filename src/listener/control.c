@@ -268,12 +268,10 @@ static bool kid_distrusted(const struct key_snapshot *snapshot, const char *kid)
     return false;
 }
 
-static void answer_distrusted(struct control *control, struct http_request *request,
-                              const struct key_snapshot *snapshot, const char *kid)
+json_t *control_distrusted_json(const struct key_snapshot *snapshot, const char *kid, int64_t now_s)
 {
-    answer_ok(control, request,
-              json_pack("{s:s,s:b,s:b}", "kid", kid, "known", kid_known(snapshot, kid),
-                        "keys_usable", key_snapshot_usable(snapshot, clock_wall_ms() / 1000)));
+    return json_pack("{s:s,s:b,s:b}", "kid", kid, "known", kid_known(snapshot, kid), "keys_usable",
+                     key_snapshot_usable(snapshot, now_s));
 }
 
 static void distrust(struct control *control, struct http_request *request, const char *kid)
@@ -291,7 +289,7 @@ static void distrust(struct control *control, struct http_request *request, cons
               log_text("in_effect", distrusted ? "yes" : "no"),
               log_text("saved", error == 0 ? "yes" : strerror(-error)));
     if (error == 0)
-        answer_distrusted(control, request, snapshot, kid);
+        answer_ok(control, request, control_distrusted_json(snapshot, kid, clock_wall_ms() / 1000));
     else if (distrusted)
         answer_problem(control, request, &problem_save,
                        "the kid is distrusted from now on, but not after a restart: %s; mend that "
