@@ -56,6 +56,14 @@ void log_open(enum log_level threshold);
  * never blocks on anything but standard error, keeps errno. Any thread. */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields);
 
+/* From log_gather to log_flush the lines of the calling thread are collected and written together,
+ * in order, with one write(2) for up to LOG_GATHER_BYTES of whole lines: a system call for each
+ * notification would be a third of all. What is collected is lost when the process is killed in
+ * between, so whoever gathers flushes before it waits for anything. */
+#define LOG_GATHER_BYTES 16384
+void log_gather(void);
+void log_flush(void);
+
 /* The same with the fields written out: log_event(LOG_LEVEL_INFO, "started", log_text("a", b)). */
 #define log_event(level, msg, ...) \
     log_write((level), (msg), (const struct log_field[]){__VA_ARGS__, {.key = NULL}})

@@ -190,19 +190,59 @@ static void line_begin(struct line *line, enum log_level level)
     line_add(line, "level", level_name(level), strlen(level_name(level)));
 }
 
-static void line_write(struct line *line)
+/* Lines of this thread that wait for log_flush. */
+static _Thread_local struct {
+    bool on;
+    size_t bytes;
+    char text[LOG_GATHER_BYTES];
+} gathered;
+
+static void write_out(const char *text, size_t text_bytes)
 {
     ssize_t written;
 
+    do {
+        written = write(STDERR_FILENO, text, text_bytes);
+    } while (written < 0 && errno == EINTR);
+    /* Nothing can be done about a log that cannot be written, and there is nowhere to say so. */
+}
+
+static void write_gathered(void)
+{
+    if (gathered.bytes > 0)
+        write_out(gathered.text, gathered.bytes);
+    gathered.bytes = 0;
+}
+
+void log_gather(void)
+{
+    gathered.on = true;
+}
+
+void log_flush(void)
+{
+    int saved_errno = errno;
+
+    gathered.on = false;
+    write_gathered();
+    errno = saved_errno;
+}
+
+static void line_write(struct line *line)
+{
     if (line->cut) {
         memcpy(line->text + line->bytes, CUT_LINE, strlen(CUT_LINE));
         line->bytes += strlen(CUT_LINE);
     }
     line->text[line->bytes++] = '\n';
-    do {
-        written = write(STDERR_FILENO, line->text, line->bytes);
-    } while (written < 0 && errno == EINTR);
-    /* Nothing can be done about a log that cannot be written, and there is nowhere to say so. */
+    if (!gathered.on) {
+        write_out(line->text, line->bytes);
+        return;
+    }
+    if (gathered.bytes + line->bytes > sizeof gathered.text)
+        write_gathered();
+    memcpy(gathered.text + gathered.bytes, line->text, line->bytes);
+    gathered.bytes += line->bytes;
 }
 
 void log_write(enum log_level level, const char *msg, const struct log_field *fields)

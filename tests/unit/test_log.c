@@ -257,6 +257,39 @@ static void *write_lines(void *argument)
     return NULL;
 }
 
+/* A process that dies between two system calls must not have said half a line; and what is gathered
+ * must come out whole, in order, also when there is more of it than the buffer holds. */
+START_TEST(test_gathered_lines_come_out_whole_and_in_order)
+{
+    const char *text;
+    char wanted[32];
+    int lines = 3 * LOG_GATHER_BYTES / 64;
+
+    capture();
+    log_open(LOG_LEVEL_INFO);
+    log_gather();
+    log_event(LOG_LEVEL_INFO, "first", log_number("n", 0));
+    ck_assert_str_eq(written(), "");
+    log_flush();
+    ck_assert_ptr_nonnull(strstr(written(), "msg=first n=0\n"));
+    log_event(LOG_LEVEL_INFO, "direct", log_number("n", 1));
+    ck_assert_ptr_nonnull(strstr(written(), "msg=direct n=1\n"));
+
+    forget();
+    log_gather();
+    for (int i = 0; i < lines; i++)
+        log_event(LOG_LEVEL_INFO, "many", log_number("n", i));
+    log_flush();
+    text = written();
+    for (int i = 0; i < lines; i++) {
+        (void)snprintf(wanted, sizeof wanted, " n=%d\n", i);
+        text = strstr(text, wanted);
+        ck_assert_ptr_nonnull(text);
+    }
+    ck_assert_uint_eq(strlen(text), strlen(wanted));
+}
+END_TEST
+
 START_TEST(test_lines_of_threads_do_not_mix)
 {
     char line[LOG_LINE_MAX_BYTES + 2];
@@ -420,6 +453,7 @@ int main(void)
     tcase_add_test(lines, test_long_values_are_cut_and_the_line_ends_well);
     tcase_add_test(lines, test_every_length_fits);
     tcase_add_test(lines, test_numbers_are_never_shortened);
+    tcase_add_test(lines, test_gathered_lines_come_out_whole_and_in_order);
     tcase_add_test(lines, test_lines_of_threads_do_not_mix);
     tcase_add_test(values, test_escape);
     tcase_add_test(values, test_escape_nul_inside);
