@@ -38,6 +38,7 @@ struct delivery {
     enum verdict verdict;
     int64_t first_id; /* of the rows stored, 0 where none */
     unsigned rows;
+    uint32_t stored; /* bit N: event number N of the notification became a row */
 };
 
 /* A delivery that takes over the judgement (which is left empty) and a copy of the body. NULL when

@@ -176,6 +176,7 @@ static enum outbox_error insert_event(struct outbox *outbox, struct delivery *de
     if (error == OUTBOX_ERROR_NONE) {
         outbox->pending.last_id = id;
         delivery->rows++;
+        delivery->stored |= UINT32_C(1) << (event - notification->events);
     }
     return error;
 }
@@ -360,6 +361,7 @@ enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery)
     int error;
 
     delivery->rows = 0;
+    delivery->stored = 0;
     delivery->first_id = 0;
     delivery->verdict = VERDICT_INTERNAL;
     if (judgement->verdict != VERDICT_ACCEPTED && !quarantined)
