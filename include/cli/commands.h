@@ -9,6 +9,7 @@
 #define SIWA_CLI_COMMANDS_H
 
 #define CLI_COMMAND_TABLE(X) \
+    X(serve, "serve", "receive notifications and store them") \
     X(check_config, "check-config", "check a configuration and say all that is wrong with it") \
     X(verify, "verify", "judge a notification on standard input as the daemon would") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \

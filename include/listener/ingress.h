@@ -1,0 +1,60 @@
+/*
+ * ingress: Apple's path, from a well-framed POST to the answer that the commit earned.
+ *
+ * Everything here runs on the thread of Apple's loop. It judges at once, hands what is to be stored
+ * to the writer, and answers when the writer gives it back; nothing on this thread ever waits for
+ * the disk or the network.
+ */
+#ifndef SIWA_LISTENER_INGRESS_H
+#define SIWA_LISTENER_INGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dispatcher/policy.h"
+#include "dispatcher/writer.h"
+#include "keys/key_cache.h"
+#include "keys/refresher.h"
+#include "listener/http.h"
+#include "support/config.h"
+#include "support/metrics.h"
+
+#define INGRESS_HELD_MAX 64   /* requests that wait for keys */
+#define INGRESS_HELD_MS  5000 /* how long they wait at the most */
+#define INGRESS_COMMIT_MS \
+    3000 /* a commit that takes longer is answered 503; the event may still land */
+#define INGRESS_AUDIENCES_MAX \
+    32 /* names of audiences that are not configured; the rest is "other" */
+
+struct ingress;
+
+/* What Apple's path works with; everything is borrowed and outlives the ingress. */
+struct ingress_settings {
+    const struct config *config;
+    struct policy *policy; /* the ingress takes a reference of its own */
+    struct key_cache *keys;
+    struct refresher *refresher;
+    struct writer *writer;
+    struct metrics *metrics;
+};
+
+/* Makes an ingress; 0 or -errno. Registers siwa_notifications_total, siwa_events_total,
+ * siwa_last_accepted_timestamp_seconds and siwa_http_refused_total, with a series for every
+ * configured app. Main thread, before the loop starts. */
+int ingress_new(const struct ingress_settings *settings, struct ingress **ret_ingress);
+
+/* Releases an ingress whose loop is gone; NULL is allowed. Deliveries that the writer still holds
+ * stay the writer's. */
+void ingress_free(struct ingress *ingress);
+
+/* The service to be given to http_loop_serve, with the ingress as its context. */
+const struct http_service *ingress_service(void);
+
+/* Tells when an app's last notification was accepted in an earlier run, in milliseconds since 1970.
+ * A client_id that is not configured is passed over. Main thread, before the loop starts. */
+void ingress_restore_last_accepted(struct ingress *ingress, const char *client_id, int64_t last_ms);
+
+/* Everything from now on is answered `draining`, 503. Any thread. */
+void ingress_refuse_new(struct ingress *ingress);
+
+#endif

@@ -1,0 +1,626 @@
+/*
+ * serve: puts the rooms together, watches over them, and takes them apart again.
+ *
+ * Order matters in both directions. Up: what answers comes last, so that no request meets a
+ * half-made daemon. Down: what answers goes first, then what stores, then the file.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "dispatcher/outbox.h"
+#include "dispatcher/policy.h"
+#include "dispatcher/writer.h"
+#include "keys/fetch.h"
+#include "keys/key_cache.h"
+#include "keys/refresher.h"
+#include "listener/control.h"
+#include "listener/health.h"
+#include "listener/http.h"
+#include "listener/ingress.h"
+#include "listener/monitor.h"
+#include "support/clock.h"
+#include "support/config.h"
+#include "support/log.h"
+#include "support/metrics.h"
+#include "support/service.h"
+#include "support/version.h"
+
+#define SERVE_TICK_MS       1000  /* of the main thread: watchdog, status */
+#define SERVE_DRAIN_MS      10000 /* for requests under way at a stop; more than a commit may take */
+#define SERVE_FILES_MARGIN  64    /* descriptors beside those of Apple's connections */
+#define SERVE_WHY_BYTES     512
+#define NOTIFY_SOCKET_MODE  0666 /* a reverse proxy of any user */
+#define CONTROL_SOCKET_MODE 0660
+
+struct serve {
+    struct config *config;
+    struct policy *policy;
+    struct metrics *metrics;
+    struct key_cache *keys;
+    struct outbox *outbox;
+    struct http_loop *notify_loop, *reader_loop;
+    struct http_server *notify_server, *monitor_server, *control_server;
+    int notify_fd, monitor_fd, control_fd;
+    struct writer *writer;
+    struct refresher *refresher;
+    struct ingress *ingress;
+    struct health *health;
+    struct monitor *monitor;
+    struct control *control;
+    char *keys_file;
+    int failed_fd; /* eventfd: storage failed, stop */
+    pthread_t check_thread;
+    bool check_started;
+    atomic_bool check_stop;
+    atomic_bool failed;
+    char why[SERVE_WHY_BYTES]; /* of a start that failed */
+};
+
+/* -- what the other threads tell --------------------------------------------------------------- */
+
+static void on_committed(void *context)
+{
+    struct serve *serve = context;
+    http_loop_wake(serve->notify_loop);
+}
+
+static void on_fatal(void *context)
+{
+    struct serve *serve = context;
+
+    atomic_store(&serve->failed, true);
+    http_loop_wake(serve->notify_loop);
+    if (eventfd_write(serve->failed_fd, 1) != 0)
+        abort(); /* an eventfd that takes no 1 is no eventfd; dying is what this asks for anyway */
+}
+
+static void on_refresh(void *context, const struct refresher_outcome *outcome)
+{
+    (void)context;
+    if (outcome->result == FETCH_RESULT_OK)
+        log_event(LOG_LEVEL_INFO, "key set refreshed", log_number("keys", (int64_t)outcome->keys),
+                  log_number("new", (int64_t)outcome->new_keys),
+                  log_number("passed_over", (int64_t)outcome->passed_over));
+    else
+        log_event(LOG_LEVEL_WARNING, "key set not refreshed; the keys at hand go on serving",
+                  log_text("result", fetch_result_label(outcome->result)),
+                  log_text("why", outcome->why), log_number("next_ms", outcome->next_in_ms));
+    if (outcome->save_error)
+        log_event(LOG_LEVEL_WARNING, "the key set could not be saved",
+                  log_text("why", strerror(-outcome->save_error)));
+}
+
+static void on_attempt_over(void *context)
+{
+    struct serve *serve = context;
+    http_loop_wake(serve->notify_loop);
+    http_loop_wake(serve->reader_loop);
+}
+
+/* Reads the whole database once, beside the work: damage is better found now than by a consumer. */
+static void *check_database(void *context)
+{
+    struct serve *serve = context;
+    struct outbox_reader *reader = NULL;
+    char why[OUTBOX_WHY_BYTES] = "";
+    int error = outbox_reader_open(serve->config->database, &reader, why);
+
+    if (!error)
+        error = outbox_reader_quick_check(reader, &serve->check_stop, why);
+    outbox_reader_close(reader);
+    if (error == -EIO) {
+        log_event(LOG_LEVEL_ERROR, "the database is damaged; it is left as it is",
+                  log_text("database", serve->config->database), log_text("why", why));
+        outbox_mark_failed(serve->outbox);
+        on_fatal(serve);
+    } else if (error && error != -ECANCELED) {
+        log_event(LOG_LEVEL_WARNING, "the database could not be checked",
+                  log_text("database", serve->config->database), log_text("why", why));
+    }
+    return NULL;
+}
+
+/* -- up ---------------------------------------------------------------------------------------- */
+
+/* No core file, no other process of this user that reads our memory: it holds what people
+ * entrusted. */
+static void harden(const struct config *config)
+{
+    struct rlimit files;
+
+    umask(0027);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        rlim_t wanted = (rlim_t)config->limits.connections + MONITOR_CONNECTIONS +
+                        CONTROL_CONNECTIONS + SERVE_FILES_MARGIN;
+        if (files.rlim_cur < wanted) {
+            files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &files);
+        }
+    }
+}
+
+static int refuse(struct serve *serve, int error, const char *what)
+{
+    if (serve->why[0])
+        log_event(LOG_LEVEL_ERROR, what, log_text("why", serve->why));
+    else
+        log_event(LOG_LEVEL_ERROR, what, log_text("why", strerror(-error)));
+    return error;
+}
+
+/* The socket that the service manager handed over under this name, or one of our own; -1 in ret_fd
+ * where the configuration wants none. */
+static int open_listener(struct serve *serve, const char *name,
+                         const struct config_address *address, mode_t mode, int *ret_fd)
+{
+    int fd = service_listen_fd(name);
+
+    if (fd == -ENOENT) {
+        if (address->kind == CONFIG_ADDRESS_NONE) {
+            *ret_fd = -1;
+            return 0;
+        }
+        fd = http_listen(address, mode, serve->why);
+    } else if (fd < 0) {
+        snprintf(
+            serve->why, sizeof(serve->why),
+            "the socket that the service manager passed as \"%s\" is not a listening stream socket",
+            name);
+    }
+    if (fd < 0)
+        return refuse(serve, fd, "cannot listen");
+    *ret_fd = fd;
+    return 0;
+}
+
+static int open_listeners(struct serve *serve)
+{
+    const struct config *config = serve->config;
+    int error;
+
+    error = open_listener(serve, "notify", &config->listen, NOTIFY_SOCKET_MODE, &serve->notify_fd);
+    if (!error)
+        error = open_listener(serve, "monitor", &config->monitor, NOTIFY_SOCKET_MODE,
+                              &serve->monitor_fd);
+    if (!error)
+        error = open_listener(serve, "control", &config->control, CONTROL_SOCKET_MODE,
+                              &serve->control_fd);
+    return error;
+}
+
+/* keys.json stands beside the database. */
+static char *keys_file_of(const char *database)
+{
+    const char *slash = strrchr(database, '/');
+    char *path = NULL;
+
+    if (asprintf(&path, "%.*s/keys.json", (int)(slash ? slash - database : 1),
+                 slash ? database : ".") < 0)
+        return NULL;
+    return path;
+}
+
+static int open_keys(struct serve *serve)
+{
+    char why[JWKS_WHY_BYTES] = "";
+    int error;
+
+    serve->keys_file = keys_file_of(serve->config->database);
+    if (!serve->keys_file)
+        return refuse(serve, -ENOMEM, "cannot open the key cache");
+    error = key_cache_open(serve->keys_file, &serve->keys, why);
+    if (!error)
+        return 0;
+    log_event(LOG_LEVEL_WARNING, "the persisted keys are not used; they are fetched anew",
+              log_text("file", serve->keys_file), log_text("why", why));
+    error = key_cache_new_empty(serve->keys_file, &serve->keys);
+    return error ? refuse(serve, error, "cannot make a key cache") : 0;
+}
+
+static int open_outbox(struct serve *serve)
+{
+    char why[OUTBOX_WHY_BYTES] = "";
+    int error = outbox_open(serve->config->database, clock_wall_ms(), &serve->outbox, why);
+
+    if (error)
+        snprintf(serve->why, sizeof(serve->why), "%s", why);
+    return error ? refuse(serve, error, "cannot open the outbox") : 0;
+}
+
+static int start_writer(struct serve *serve)
+{
+    struct writer_settings settings = {
+        .outbox = serve->outbox,
+        .queue_events = serve->config->limits.queue_events,
+        .metrics = serve->metrics,
+        .on_committed = on_committed,
+        .on_fatal = on_fatal,
+        .context = serve,
+    };
+    int error = writer_start(&settings, &serve->writer);
+    return error ? refuse(serve, error, "cannot start the writer") : 0;
+}
+
+static int start_refresher(struct serve *serve)
+{
+    const struct config *config = serve->config;
+    struct refresher_settings settings = {
+        .source = {.kind = config->keys_source,
+                   .url = config->key_url,
+                   .path = config->keys_path,
+                   .ca_file = config->ca_file,
+                   .proxy = config->proxy},
+        .interval_s = config->limits.key_refresh_s,
+        .cache = serve->keys,
+        .metrics = serve->metrics,
+        .on_outcome = on_refresh,
+        .on_attempt_over = on_attempt_over,
+        .context = serve,
+    };
+    int error = refresher_start(&settings, &serve->refresher);
+    return error ? refuse(serve, error, "cannot start the key refresher") : 0;
+}
+
+static void restore_last_accepted(void *context, const char *client_id, int64_t last_ms)
+{
+    ingress_restore_last_accepted(context, client_id, last_ms);
+}
+
+/* Silence is measured from the last accepted notification, also across a restart. */
+static void restore_history(struct serve *serve)
+{
+    struct outbox_reader *reader = NULL;
+    char why[OUTBOX_WHY_BYTES] = "";
+    int error = outbox_reader_open(serve->config->database, &reader, why);
+
+    if (!error)
+        error = outbox_reader_last_accepted(reader, restore_last_accepted, serve->ingress);
+    if (error)
+        log_event(LOG_LEVEL_WARNING, "when apps were last heard of could not be read",
+                  log_text("why", why[0] ? why : strerror(-error)));
+    outbox_reader_close(reader);
+}
+
+static int make_services(struct serve *serve)
+{
+    const struct config *config = serve->config;
+    struct ingress_settings ingress = {
+        .config = config,
+        .policy = serve->policy,
+        .keys = serve->keys,
+        .refresher = serve->refresher,
+        .writer = serve->writer,
+        .metrics = serve->metrics,
+    };
+    struct health_sources sources = {
+        .database = config->database,
+        .writer = serve->writer,
+        .queue_events = config->limits.queue_events,
+        .refresher = serve->refresher,
+        .key_refresh_s = config->limits.key_refresh_s,
+        .key_cache = serve->keys,
+        .notify_loop = serve->notify_loop,
+        .reader_loop = serve->reader_loop,
+        .leeway_s = config->limits.leeway_s,
+    };
+    int error = ingress_new(&ingress, &serve->ingress);
+    if (!error)
+        error = health_new(&sources, &serve->health);
+    if (!error)
+        error = monitor_new(&(struct monitor_settings){.health = serve->health,
+                                                       .metrics = serve->metrics,
+                                                       .version = SIWA_VERSION},
+                            &serve->monitor);
+    if (!error)
+        error = control_new(&(struct control_settings){.health = serve->health,
+                                                       .key_cache = serve->keys,
+                                                       .refresher = serve->refresher,
+                                                       .version = SIWA_VERSION},
+                            &serve->control);
+    return error ? refuse(serve, error, "cannot prepare the listeners") : 0;
+}
+
+static struct http_limits limits_of(const struct config *config, unsigned connections,
+                                    size_t body_bytes)
+{
+    return (struct http_limits){
+        .connections = connections,
+        .body_bytes = body_bytes,
+        .headers_ms = config->limits.headers_s * 1000,
+        .request_ms = config->limits.request_s * 1000,
+        .idle_ms = config->limits.idle_s * 1000,
+    };
+}
+
+static int serve_one(struct serve *serve, struct http_loop *loop, int fd,
+                     const struct http_limits *limits, bool pending_by_suspend,
+                     const struct http_service *service, void *context, const char *name,
+                     struct http_server **ret_server)
+{
+    int error;
+
+    if (fd < 0)
+        return 0;
+    error = http_loop_serve(loop, fd, limits, pending_by_suspend, service, context, ret_server);
+    return error ? error : monitor_watch(serve->monitor, name, *ret_server);
+}
+
+static int start_loops(struct serve *serve)
+{
+    const struct config *config = serve->config;
+    struct http_limits notify =
+        limits_of(config, config->limits.connections, config->limits.body_bytes);
+    struct http_limits monitor = limits_of(config, MONITOR_CONNECTIONS, MONITOR_BODY_MAX_BYTES);
+    struct http_limits control = limits_of(config, CONTROL_CONNECTIONS, CONTROL_BODY_MAX_BYTES);
+    int error;
+
+    error = serve_one(serve, serve->notify_loop, serve->notify_fd, &notify, false,
+                      ingress_service(), serve->ingress, "notify", &serve->notify_server);
+    if (!error)
+        error = serve_one(serve, serve->reader_loop, serve->monitor_fd, &monitor, true,
+                          &monitor_service, serve->monitor, "monitor", &serve->monitor_server);
+    if (!error)
+        error = serve_one(serve, serve->reader_loop, serve->control_fd, &control, true,
+                          &control_service, serve->control, "control", &serve->control_server);
+    if (!error)
+        error = http_loop_start(serve->reader_loop);
+    if (!error)
+        error = http_loop_start(serve->notify_loop);
+    return error ? refuse(serve, error, "cannot start the listeners") : 0;
+}
+
+static int make_basics(struct serve *serve)
+{
+    int error = policy_new(serve->config, &serve->policy);
+
+    if (!error)
+        error = metrics_new(&serve->metrics);
+    if (!error)
+        error = http_loop_new("notify", &serve->notify_loop);
+    if (!error)
+        error = http_loop_new("reader", &serve->reader_loop);
+    if (!error) {
+        serve->failed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        error = serve->failed_fd < 0 ? -errno : 0;
+    }
+    if (!error)
+        error = fetch_init();
+    return error ? refuse(serve, error, "cannot start") : 0;
+}
+
+static int serve_up(struct serve *serve)
+{
+    int error;
+
+    error = open_listeners(serve);
+    if (!error)
+        error = make_basics(serve);
+    if (!error)
+        error = open_outbox(serve);
+    if (!error)
+        error = open_keys(serve);
+    if (!error)
+        error = start_writer(serve);
+    if (!error)
+        error = start_refresher(serve);
+    if (!error)
+        error = make_services(serve);
+    if (error)
+        return error;
+    restore_history(serve);
+    error = start_loops(serve);
+    if (error)
+        return error;
+    serve->check_started = pthread_create(&serve->check_thread, NULL, check_database, serve) == 0;
+    return 0;
+}
+
+/* -- down -------------------------------------------------------------------------------------- */
+
+static void wait_for_requests(const struct serve *serve, int64_t for_ms)
+{
+    int64_t until_ms = clock_monotonic_ms() + for_ms;
+
+    while (http_loop_requests(serve->notify_loop) > 0 && clock_monotonic_ms() < until_ms)
+        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
+}
+
+/* What was accepted is answered, and nothing accepted is lost: no new connections; requests under
+ * way get their time; the queue is committed; the last answers go out. */
+static void drain(struct serve *serve)
+{
+    health_drain(serve->health);
+    http_loop_drain(serve->notify_loop);
+    wait_for_requests(serve, SERVE_DRAIN_MS);
+    ingress_refuse_new(serve->ingress);
+    writer_stop(serve->writer);
+    http_loop_wake(serve->notify_loop);
+    wait_for_requests(serve, SERVE_TICK_MS);
+}
+
+static int serve_down(struct serve *serve)
+{
+    char why[OUTBOX_WHY_BYTES] = "";
+    int error;
+
+    atomic_store(&serve->check_stop, true);
+    http_loop_free(serve->notify_loop);
+    http_loop_free(serve->reader_loop);
+    refresher_stop(serve->refresher);
+    if (serve->check_started)
+        pthread_join(serve->check_thread, NULL);
+    if (serve->writer)
+        writer_stop(serve->writer);
+    writer_free(serve->writer);
+    control_free(serve->control);
+    monitor_free(serve->monitor);
+    health_free(serve->health);
+    ingress_free(serve->ingress);
+    error = outbox_close(serve->outbox, why);
+    if (error)
+        log_event(error == -EBUSY ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,
+                  "the outbox was not checkpointed; nothing is lost", log_text("why", why));
+    key_cache_free(serve->keys);
+    metrics_free(serve->metrics);
+    policy_unref(serve->policy);
+    free(serve->keys_file);
+    config_free(serve->config);
+    return error == -EBUSY ? 0 : error; /* a reader that is in the way is no failure of ours */
+}
+
+/* -- in between -------------------------------------------------------------------------------- */
+
+static int open_signals(void)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    /* Before the first thread, so that all of them inherit it. */
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    int fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Whether a signal asks us to stop. */
+static bool asked_to_stop(int signal_fd)
+{
+    struct signalfd_siginfo info;
+
+    while (read(signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo != SIGHUP)
+            return true;
+        log_event(LOG_LEVEL_NOTICE, "SIGHUP: the configuration is read at start only; restart",
+                  log_number("pid", (int64_t)info.ssi_pid));
+    }
+    return false;
+}
+
+static void tell_service_manager(struct serve *serve)
+{
+    struct writer_state writer;
+    char why[HEALTH_WHY_BYTES];
+    char state[HEALTH_WHY_BYTES + 128];
+
+    if (health_alive(serve->health, why)) {
+        writer_state(serve->writer, &writer);
+        snprintf(state, sizeof(state),
+                 "WATCHDOG=1\nSTATUS=serving; %llu rows in %llu commits since start",
+                 (unsigned long long)writer.rows, (unsigned long long)writer.commits);
+    } else {
+        /* Not fed: the service manager restarts what does not move. */
+        snprintf(state, sizeof(state), "STATUS=stuck: %s", why);
+    }
+    service_notify(state);
+}
+
+static void run(struct serve *serve, int signal_fd)
+{
+    struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
+                           {.fd = serve->failed_fd, .events = POLLIN}};
+    int64_t watchdog_ms = service_watchdog_ms();
+    int tick_ms =
+        watchdog_ms > 0 && watchdog_ms / 3 < SERVE_TICK_MS ? (int)(watchdog_ms / 3) : SERVE_TICK_MS;
+
+    for (;;) {
+        if (poll(fds, 2, tick_ms) < 0 && errno != EINTR)
+            return;
+        if (atomic_load(&serve->failed) || asked_to_stop(signal_fd))
+            return;
+        tell_service_manager(serve);
+    }
+}
+
+static void log_ready(const struct serve *serve, int64_t began_ms)
+{
+    log_event(LOG_LEVEL_NOTICE, "ready", log_text("version", SIWA_VERSION),
+              log_text("listen", serve->config->listen.text), log_text("path", serve->config->path),
+              log_text("database", serve->config->database),
+              log_number("apps", (int64_t)serve->config->app_count),
+              log_number("ms", clock_monotonic_ms() - began_ms));
+    if (serve->config->keys_source == CONFIG_KEYS_FILE)
+        log_event(LOG_LEVEL_WARNING,
+                  "keys come from a file: whoever can write it can sign notifications",
+                  log_text("file", serve->config->keys_path));
+}
+
+static int serve_with(struct config *config)
+{
+    struct serve serve = {
+        .config = config, .notify_fd = -1, .monitor_fd = -1, .control_fd = -1, .failed_fd = -1};
+    int64_t began_ms = clock_monotonic_ms();
+    int signal_fd, error;
+
+    harden(config);
+    signal_fd = open_signals();
+    error = signal_fd < 0 ? signal_fd : serve_up(&serve);
+    if (!error) {
+        service_notify("READY=1\nSTATUS=serving");
+        log_ready(&serve, began_ms);
+        run(&serve, signal_fd);
+        service_notify("STOPPING=1\nSTATUS=draining");
+        log_event(LOG_LEVEL_NOTICE, "stopping", log_number("storage_failed", serve.failed));
+        drain(&serve);
+    }
+    bool failed = atomic_load(&serve.failed);
+    if (serve_down(&serve) != 0)
+        failed = true;
+    if (signal_fd >= 0)
+        close(signal_fd);
+    if (!error)
+        log_event(failed ? LOG_LEVEL_ERROR : LOG_LEVEL_NOTICE, "stopped",
+                  log_number("failed", failed));
+    return error || failed ? CLI_REFUSED : CLI_OK;
+}
+
+int cli_serve(int argc, char **argv)
+{
+    const char *file = CONFIG_DEFAULT_FILE;
+    const struct cli_option options[] = {cli_config_option(&file), {.name = NULL}};
+    const struct cli_usage usage = {
+        .name = "serve",
+        .operands = "",
+        .about =
+            "Receives notifications, verifies them, and commits them to the outbox before it\n"
+            "answers 200. Runs in the foreground until SIGTERM; logs to standard error. Sockets\n"
+            "that the service manager passes (notify, monitor, control) go before the\n"
+            "configured ones.",
+        .options = options,
+    };
+    struct config *config;
+    int operands, exit_code;
+
+    if (!cli_parse(&usage, argc, argv, &operands, &exit_code))
+        return exit_code;
+    log_open(LOG_LEVEL_INFO);
+    json_object_seed(0);
+    if (config_load(file, stderr, &config) != 0) {
+        cli_error("serve", "not started; `siwa-notifyd check-config --config %s` shows the same",
+                  file);
+        return CLI_REFUSED;
+    }
+    return serve_with(config);
+}

@@ -1,0 +1,649 @@
+#include "listener/ingress.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+
+#include "support/clock.h"
+#include "support/log.h"
+#include "verifier/judge.h"
+
+enum waiting_for { WAITING_COMMIT = 1, WAITING_KEYS };
+
+/* One request that has no answer yet. They come from a pool as large as the connection limit, so
+ * that the hot path allocates nothing for them. */
+struct waiting {
+    TAILQ_ENTRY(waiting) link;
+    enum waiting_for what;
+    struct http_request *request;
+    struct delivery *delivery; /* COMMIT: the writer's; only its request member is ours */
+    char *body;                /* KEYS: a copy, since the request's own is gone after on_body */
+    size_t body_bytes;
+    uint64_t attempts; /* KEYS: those over when the wait began */
+    int64_t began_us;
+    int64_t deadline_ms;
+};
+TAILQ_HEAD(waiting_list, waiting);
+
+struct app_series {
+    struct metrics_series *outcomes[VERDICT_COUNT];
+    struct metrics_series *events[EVENT_TYPE_COUNT];
+    struct metrics_series *last_accepted;
+};
+
+struct ingress {
+    struct ingress_settings set;
+    struct policy *policy;
+    struct jws_context *jws;
+    struct key_snapshot *snapshot;
+    uint64_t snapshot_generation;
+    struct http_reply *replies[VERDICT_COUNT];
+    struct http_reply *not_found, *not_allowed;
+
+    struct waiting *pool;
+    struct waiting_list unused, committing, held; /* the latter two in order of their deadlines */
+    unsigned held_count;
+
+    struct metrics_family *notifications;
+    struct app_series *apps; /* one for each app of the policy, in its order */
+    struct metrics_series *nameless[VERDICT_COUNT]; /* client_id "": no signature verified */
+    struct metrics_series *refused_not_found, *refused_method, *refused_framing, *refused_no_length,
+        *refused_too_large, *refused_timeout;
+    char *audiences[INGRESS_AUDIENCES_MAX];
+    unsigned audience_count;
+    struct log_limit unverified_lines, verified_lines; /* refusals only */
+    atomic_bool refuse_new;
+};
+
+/* -- metrics ----------------------------------------------------------------------------------- */
+
+static struct app_series *series_of(struct ingress *ingress, const struct config_app *app)
+{
+    return &ingress->apps[app - policy_at(ingress->policy, 0)];
+}
+
+/* The name under which an audience that is not configured is counted: its own for the first few,
+ * since a team forgets one app or two; the number must stay bounded, since everybody's apps are
+ * signed for with the same keys. */
+static const char *audience_name(struct ingress *ingress, const char *audience)
+{
+    for (unsigned i = 0; i < ingress->audience_count; i++)
+        if (strcmp(ingress->audiences[i], audience) == 0)
+            return ingress->audiences[i];
+    if (ingress->audience_count == INGRESS_AUDIENCES_MAX)
+        return "other";
+    char *copy = strdup(audience);
+    if (!copy)
+        return "other";
+    ingress->audiences[ingress->audience_count++] = copy;
+    return copy;
+}
+
+static void count_notification(struct ingress *ingress, enum verdict verdict,
+                               const struct config_app *app, const char *verified_audience)
+{
+    if (app)
+        metrics_add(series_of(ingress, app)->outcomes[verdict], 1);
+    else if (verified_audience)
+        metrics_add(metrics_with(ingress->notifications,
+                                 (const char *[]){verdict_label(verdict),
+                                                  audience_name(ingress, verified_audience)}),
+                    1);
+    else
+        metrics_add(ingress->nameless[verdict], 1);
+}
+
+static void register_app_series(struct ingress *ingress, struct metrics_family *events,
+                                struct metrics_family *last_accepted, size_t index)
+{
+    const char *client_id = policy_at(ingress->policy, index)->client_id;
+    struct app_series *series = &ingress->apps[index];
+
+    for (int verdict = 0; verdict < VERDICT_COUNT; verdict++)
+        series->outcomes[verdict] =
+            metrics_with(ingress->notifications,
+                         (const char *[]){verdict_label((enum verdict)verdict), client_id});
+    for (int kind = 0; kind < EVENT_TYPE_COUNT; kind++)
+        series->events[kind] = metrics_with(
+            events, (const char *[]){event_type_text((enum event_type)kind), client_id});
+    series->last_accepted = metrics_with(last_accepted, (const char *[]){client_id});
+}
+
+/* Every configured app has its series from the start: silence must show as zero, not as absence. */
+static int register_metrics(struct ingress *ingress)
+{
+    struct metrics *metrics = ingress->set.metrics;
+    size_t app_count = policy_count(ingress->policy);
+    struct metrics_family *events, *last_accepted, *refused;
+
+    ingress->notifications = metrics_register(
+        metrics, METRICS_COUNTER, "siwa_notifications_total",
+        "Notifications by outcome; client_id is empty where no signature verified.",
+        (const char *const[]){"outcome", "client_id", NULL}, NULL, 0);
+    events = metrics_register(metrics, METRICS_COUNTER, "siwa_events_total",
+                              "Events stored in the outbox.",
+                              (const char *const[]){"type", "client_id", NULL}, NULL, 0);
+    last_accepted =
+        metrics_register(metrics, METRICS_GAUGE, "siwa_last_accepted_timestamp_seconds",
+                         "When the last notification for this app was accepted; 0 for never.",
+                         (const char *const[]){"client_id", NULL}, NULL, 0);
+    refused = metrics_register(metrics, METRICS_COUNTER, "siwa_http_refused_total",
+                               "Requests to Apple's listener that were turned away unread.",
+                               (const char *const[]){"reason", NULL}, NULL, 0);
+    ingress->apps = calloc(app_count ? app_count : 1, sizeof(*ingress->apps));
+    if (!ingress->notifications || !events || !last_accepted || !refused || !ingress->apps)
+        return -ENOMEM;
+
+    for (int verdict = 0; verdict < VERDICT_COUNT; verdict++)
+        ingress->nameless[verdict] = metrics_with(
+            ingress->notifications, (const char *[]){verdict_label((enum verdict)verdict), ""});
+    for (size_t i = 0; i < app_count; i++)
+        register_app_series(ingress, events, last_accepted, i);
+    ingress->refused_not_found = metrics_with(refused, (const char *[]){"not_found"});
+    ingress->refused_method = metrics_with(refused, (const char *[]){"method"});
+    ingress->refused_framing = metrics_with(refused, (const char *[]){"framing"});
+    ingress->refused_no_length = metrics_with(refused, (const char *[]){"no_length"});
+    ingress->refused_too_large = metrics_with(refused, (const char *[]){"too_large"});
+    ingress->refused_timeout = metrics_with(refused, (const char *[]){"timeout"});
+    return 0;
+}
+
+/* -- log --------------------------------------------------------------------------------------- */
+
+/* One line for one notification. Refusals can be caused by strangers in any number, so they are
+ * limited; a flood of what nobody signed does not use up the lines of what Apple signed. */
+static void log_notification(struct ingress *ingress, enum verdict verdict,
+                             const struct judgement *judgement, const struct delivery *delivery,
+                             int64_t began_us)
+{
+    const struct notification *notification = &judgement->notification;
+    bool verified = judgement->signature_verified;
+    bool refused = verdict_status(verdict) != 200;
+    uint64_t suppressed = 0;
+    int64_t now_us = clock_monotonic_us();
+
+    if (refused && !log_limit_pass(verified ? &ingress->verified_lines : &ingress->unverified_lines,
+                                   now_us / 1000, &suppressed))
+        return;
+    struct log_field fields[11] = {log_text("outcome", verdict_label(verdict))};
+    size_t count = 1;
+
+    if (judgement->reason != QUARANTINE_REASON_NONE)
+        fields[count++] = log_text("reason", quarantine_reason_label(judgement->reason));
+    if (verified && notification->event_count > 0)
+        fields[count++] = log_text("type", notification->events[0].type);
+    if (verified)
+        fields[count++] = log_text("client_id", notification->aud);
+    if (delivery)
+        fields[count++] = log_text("app", delivery->app->app);
+    if (delivery && delivery->rows > 0) {
+        fields[count++] = log_number("id", delivery->first_id);
+        fields[count++] = log_number("rows", (int64_t)delivery->rows);
+    }
+    if (refused && judgement->kid[0])
+        fields[count++] = log_text("kid", judgement->kid);
+    fields[count++] = log_number("us", now_us - began_us);
+    if (suppressed > 0)
+        fields[count++] = log_number("suppressed", (int64_t)suppressed);
+    log_write(refused ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "notification", fields);
+}
+
+/* -- requests that wait ------------------------------------------------------------------------ */
+
+static struct waiting *wait_begin(struct ingress *ingress, enum waiting_for what,
+                                  struct http_request *request, int64_t began_us, int64_t wait_ms)
+{
+    struct waiting *waiting = TAILQ_FIRST(&ingress->unused);
+
+    if (!waiting)
+        return NULL;
+    TAILQ_REMOVE(&ingress->unused, waiting, link);
+    waiting->what = what;
+    waiting->request = request;
+    waiting->began_us = began_us;
+    waiting->deadline_ms = began_us / 1000 + wait_ms;
+    http_request_set_user(request, waiting);
+    if (what == WAITING_COMMIT) {
+        TAILQ_INSERT_TAIL(&ingress->committing, waiting, link);
+    } else {
+        TAILQ_INSERT_TAIL(&ingress->held, waiting, link);
+        ingress->held_count++;
+    }
+    return waiting;
+}
+
+/* Back to the pool: request and delivery forget that somebody waited. */
+static void wait_end(struct ingress *ingress, struct waiting *waiting)
+{
+    if (waiting->what == WAITING_COMMIT) {
+        TAILQ_REMOVE(&ingress->committing, waiting, link);
+        waiting->delivery->request = NULL;
+    } else {
+        TAILQ_REMOVE(&ingress->held, waiting, link);
+        ingress->held_count--;
+        free(waiting->body);
+    }
+    http_request_set_user(waiting->request, NULL);
+    *waiting = (struct waiting){0};
+    TAILQ_INSERT_HEAD(&ingress->unused, waiting, link);
+}
+
+/* -- judging ----------------------------------------------------------------------------------- */
+
+struct key_lookup {
+    const struct key_snapshot *snapshot;
+    int64_t now_s;
+};
+
+static const struct jwk *find_key(void *context, const char *kid, size_t kid_bytes,
+                                  enum key_trust *ret_trust)
+{
+    const struct key_lookup *lookup = context;
+    return key_snapshot_find(lookup->snapshot, kid, kid_bytes, lookup->now_s, ret_trust);
+}
+
+static bool audience_known(void *context, const char *client_id)
+{
+    const struct ingress *ingress = context;
+    return policy_find(ingress->policy, client_id) != NULL;
+}
+
+static void renew_snapshot(struct ingress *ingress)
+{
+    uint64_t generation = key_cache_generation(ingress->set.keys);
+
+    if (ingress->snapshot && generation == ingress->snapshot_generation)
+        return;
+    key_snapshot_unref(ingress->snapshot);
+    ingress->snapshot = key_cache_snapshot(ingress->set.keys);
+    ingress->snapshot_generation = generation;
+}
+
+static void judge(struct ingress *ingress, const char *body, size_t body_bytes, int64_t now_ms,
+                  struct judgement *ret_judgement)
+{
+    const struct config *config = ingress->set.config;
+
+    renew_snapshot(ingress);
+    struct key_lookup lookup = {.snapshot = ingress->snapshot, .now_s = now_ms / 1000};
+    struct judge_rules rules = {
+        .keys = {.find = find_key,
+                 .context = &lookup,
+                 .usable = key_snapshot_usable(ingress->snapshot, lookup.now_s)},
+        .audience_known = audience_known,
+        .audience_context = ingress,
+        .issuers = config->issuers,
+        .issuer_count = config->issuer_count,
+        .now_s = lookup.now_s,
+        .leeway_s = config->limits.leeway_s,
+    };
+    judge_body(ingress->jws, &rules, body, body_bytes, ret_judgement);
+}
+
+/* The request gets its answer now, and is counted and logged. */
+static void conclude(struct ingress *ingress, struct http_request *request, enum verdict verdict,
+                     const struct judgement *judgement, int64_t began_us)
+{
+    const char *audience = judgement->signature_verified ? judgement->notification.aud : NULL;
+    const struct config_app *app = audience ? policy_find(ingress->policy, audience) : NULL;
+
+    http_request_answer(request, ingress->replies[verdict]);
+    count_notification(ingress, verdict, app, audience);
+    log_notification(ingress, verdict, judgement, NULL, began_us);
+}
+
+/* Whether the request now waits for one refresh of the keys. */
+static bool hold_for_keys(struct ingress *ingress, struct http_request *request, const char *body,
+                          size_t body_bytes, int64_t began_us)
+{
+    struct refresher_state state;
+
+    if (ingress->held_count >= INGRESS_HELD_MAX)
+        return false;
+    /* Asked before the demand, so that an attempt which ends in between counts as waited for. */
+    refresher_state(ingress->set.refresher, &state);
+    if (!refresher_demand(ingress->set.refresher))
+        return false;
+    char *copy = malloc(body_bytes ? body_bytes : 1);
+    struct waiting *waiting =
+        copy ? wait_begin(ingress, WAITING_KEYS, request, began_us, INGRESS_HELD_MS) : NULL;
+    if (!waiting) {
+        free(copy);
+        return false;
+    }
+    memcpy(copy, body, body_bytes);
+    waiting->body = copy;
+    waiting->body_bytes = body_bytes;
+    waiting->attempts = state.attempts;
+    return true;
+}
+
+/* Gives a delivery that the writer did not take back its judgement, and ends it. */
+static void undo_delivery(struct delivery *delivery, struct judgement *judgement)
+{
+    *judgement = delivery->judgement;
+    delivery->judgement = (struct judgement){0};
+    delivery_free(delivery);
+}
+
+/* Hands what Apple signed to the writer. VERDICT_ACCEPTED: the request now waits for the commit,
+ * and the judgement was taken over. Otherwise what is to be answered. */
+static enum verdict store(struct ingress *ingress, struct http_request *request,
+                          struct judgement *judgement, const char *body, size_t body_bytes,
+                          int64_t now_ms, int64_t began_us)
+{
+    const struct config_app *app = policy_find(ingress->policy, judgement->notification.aud);
+    struct delivery *delivery =
+        app ? delivery_new(judgement, ingress->policy, app, body, body_bytes, now_ms) : NULL;
+    struct waiting *waiting;
+
+    if (!delivery)
+        return VERDICT_INTERNAL;
+    waiting = wait_begin(ingress, WAITING_COMMIT, request, began_us, INGRESS_COMMIT_MS);
+    if (!waiting) {
+        undo_delivery(delivery, judgement);
+        return VERDICT_BUSY;
+    }
+    waiting->delivery = delivery;
+    delivery->request = waiting;
+    delivery->submitted_us = began_us;
+
+    int error = writer_submit(ingress->set.writer, delivery);
+    if (error == 0)
+        return VERDICT_ACCEPTED;
+    wait_end(ingress, waiting);
+    undo_delivery(delivery, judgement);
+    return error == -EAGAIN ? VERDICT_BUSY : VERDICT_DRAINING;
+}
+
+static void receive(struct ingress *ingress, struct http_request *request, const char *body,
+                    size_t body_bytes, int64_t began_us, bool may_wait_for_keys)
+{
+    int64_t now_ms = clock_wall_ms();
+    struct judgement judgement;
+    enum verdict verdict;
+
+    judge(ingress, body, body_bytes, now_ms, &judgement);
+    verdict = judgement.verdict;
+    if (verdict == VERDICT_KID_UNKNOWN || verdict == VERDICT_NO_KEYS) {
+        if (may_wait_for_keys && hold_for_keys(ingress, request, body, body_bytes, began_us)) {
+            judgement_release(&judgement);
+            return;
+        }
+    } else if (verdict == VERDICT_ACCEPTED || verdict == VERDICT_QUARANTINED) {
+        verdict = store(ingress, request, &judgement, body, body_bytes, now_ms, began_us);
+        if (verdict == VERDICT_ACCEPTED)
+            return;
+    }
+    conclude(ingress, request, verdict, &judgement, began_us);
+    judgement_release(&judgement);
+}
+
+/* -- what the server calls --------------------------------------------------------------------- */
+
+static void on_headers(void *context, struct http_request *request)
+{
+    struct ingress *ingress = context;
+
+    if (strcmp(http_request_path(request), ingress->set.config->path) != 0) {
+        metrics_add(ingress->refused_not_found, 1);
+        http_request_answer(request, ingress->not_found);
+    } else if (http_request_method(request) != HTTP_METHOD_POST) {
+        metrics_add(ingress->refused_method, 1);
+        http_request_answer(request, ingress->not_allowed);
+    }
+}
+
+static void on_body(void *context, struct http_request *request)
+{
+    struct ingress *ingress = context;
+    int64_t began_us = clock_monotonic_us();
+    size_t body_bytes;
+    const char *body = http_request_body(request, &body_bytes);
+
+    if (atomic_load_explicit(&ingress->refuse_new, memory_order_relaxed)) {
+        struct judgement none = {0};
+        conclude(ingress, request, VERDICT_DRAINING, &none, began_us);
+        return;
+    }
+    receive(ingress, request, body, body_bytes, began_us, true);
+}
+
+static void on_over(void *context, struct http_request *request)
+{
+    struct waiting *waiting = http_request_user(request);
+
+    if (waiting)
+        wait_end(context, waiting);
+}
+
+static void on_refused(void *context, enum http_refusal refusal)
+{
+    struct ingress *ingress = context;
+
+    switch (refusal) {
+    case HTTP_REFUSAL_FRAMING:
+        metrics_add(ingress->refused_framing, 1);
+        metrics_add(ingress->nameless[VERDICT_BAD_FRAMING], 1);
+        break;
+    case HTTP_REFUSAL_NO_LENGTH:
+        metrics_add(ingress->refused_no_length, 1);
+        metrics_add(ingress->nameless[VERDICT_BAD_FRAMING], 1);
+        break;
+    case HTTP_REFUSAL_TOO_LARGE:
+        metrics_add(ingress->refused_too_large, 1);
+        metrics_add(ingress->nameless[VERDICT_TOO_LARGE], 1);
+        break;
+    case HTTP_REFUSAL_TIMEOUT:
+        metrics_add(ingress->refused_timeout, 1);
+        break;
+    }
+}
+
+static void count_stored(struct ingress *ingress, const struct delivery *delivery)
+{
+    const struct notification *notification = &delivery->judgement.notification;
+    struct app_series *series = series_of(ingress, delivery->app);
+
+    metrics_set(series->last_accepted, (double)delivery->received_at_ms / 1000.0);
+    for (size_t i = 0; i < notification->event_count; i++)
+        if (delivery->stored & (UINT32_C(1) << i))
+            metrics_add(series->events[notification->events[i].kind], 1);
+}
+
+/* A delivery came back: its rows are on the disk, or they are not. */
+static void take_back(struct ingress *ingress, struct delivery *delivery)
+{
+    struct waiting *waiting = delivery->request;
+
+    if (delivery->verdict == VERDICT_ACCEPTED)
+        count_stored(ingress, delivery);
+    if (waiting) {
+        struct http_request *request = waiting->request;
+        wait_end(ingress, waiting);
+        http_request_answer(request, ingress->replies[delivery->verdict]);
+        count_notification(ingress, delivery->verdict, delivery->app, NULL);
+    }
+    /* Also where nobody waits any more: the line then says what became of it after the 503. */
+    log_notification(ingress, delivery->verdict, &delivery->judgement, delivery,
+                     delivery->submitted_us);
+    delivery_free(delivery);
+}
+
+/* An attempt to refresh the keys is over: who waited for it is judged once more, and for good. */
+static void release_held(struct ingress *ingress)
+{
+    struct refresher_state state;
+    struct waiting *waiting;
+
+    if (ingress->held_count == 0)
+        return;
+    refresher_state(ingress->set.refresher, &state);
+    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->attempts != state.attempts) {
+        struct http_request *request = waiting->request;
+        char *body = waiting->body;
+        size_t body_bytes = waiting->body_bytes;
+        int64_t began_us = waiting->began_us;
+
+        waiting->body = NULL;
+        wait_end(ingress, waiting);
+        receive(ingress, request, body, body_bytes, began_us, false);
+        free(body);
+    }
+}
+
+static void on_wake(void *context)
+{
+    struct ingress *ingress = context;
+    struct delivery *delivery = writer_collect(ingress->set.writer);
+
+    log_gather(); /* a batch of commits is a batch of lines */
+    while (delivery) {
+        struct delivery *next = delivery->next;
+        take_back(ingress, delivery);
+        delivery = next;
+    }
+    release_held(ingress);
+    log_flush();
+}
+
+/* A commit that takes too long, keys that do not come: the answer waits for neither. */
+static void on_tick(void *context, int64_t now_ms)
+{
+    struct ingress *ingress = context;
+    struct waiting *waiting;
+
+    while ((waiting = TAILQ_FIRST(&ingress->committing)) && waiting->deadline_ms <= now_ms) {
+        struct http_request *request = waiting->request;
+        const struct config_app *app = waiting->delivery->app;
+
+        wait_end(ingress, waiting);
+        http_request_answer(request, ingress->replies[VERDICT_BUSY]);
+        count_notification(ingress, VERDICT_BUSY, app, NULL);
+    }
+    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->deadline_ms <= now_ms) {
+        struct http_request *request = waiting->request;
+        int64_t began_us = waiting->began_us;
+        struct judgement none = {0};
+
+        wait_end(ingress, waiting);
+        conclude(ingress, request, VERDICT_KID_UNKNOWN, &none, began_us);
+    }
+}
+
+const struct http_service *ingress_service(void)
+{
+    static const struct http_service service = {
+        .on_headers = on_headers,
+        .on_body = on_body,
+        .on_over = on_over,
+        .on_refused = on_refused,
+        .on_wake = on_wake,
+        .on_tick = on_tick,
+    };
+    return &service;
+}
+
+/* -- life cycle -------------------------------------------------------------------------------- */
+
+static int make_reply(enum verdict verdict, struct http_reply **ret_reply)
+{
+    const char *label = verdict_label(verdict);
+    unsigned status = verdict_status(verdict);
+    /* A full queue and a restart are over in moments; keys, disks and clocks take longer. */
+    bool soon = verdict == VERDICT_BUSY || verdict == VERDICT_DRAINING;
+    const char *const headers[] = {"Retry-After", soon ? "5" : "60", NULL};
+
+    return http_reply_new(status, "text/plain", label, strlen(label),
+                          status == 503 ? headers : NULL, ret_reply);
+}
+
+static int make_replies(struct ingress *ingress)
+{
+    const char *const allow[] = {"Allow", "POST", NULL};
+    int error;
+
+    for (int verdict = 0; verdict < VERDICT_COUNT; verdict++) {
+        error = make_reply((enum verdict)verdict, &ingress->replies[verdict]);
+        if (error)
+            return error;
+    }
+    error = http_reply_new(404, NULL, NULL, 0, NULL, &ingress->not_found);
+    if (error)
+        return error;
+    return http_reply_new(405, NULL, NULL, 0, allow, &ingress->not_allowed);
+}
+
+static int make_pool(struct ingress *ingress)
+{
+    unsigned connections = ingress->set.config->limits.connections;
+
+    TAILQ_INIT(&ingress->unused);
+    TAILQ_INIT(&ingress->committing);
+    TAILQ_INIT(&ingress->held);
+    ingress->pool = calloc(connections, sizeof(*ingress->pool));
+    if (!ingress->pool)
+        return -ENOMEM;
+    for (unsigned i = 0; i < connections; i++)
+        TAILQ_INSERT_TAIL(&ingress->unused, &ingress->pool[i], link);
+    return 0;
+}
+
+int ingress_new(const struct ingress_settings *settings, struct ingress **ret_ingress)
+{
+    struct ingress *ingress = calloc(1, sizeof(*ingress));
+    int error;
+
+    if (!ingress)
+        return -ENOMEM;
+    ingress->set = *settings;
+    ingress->policy = policy_ref(settings->policy);
+    ingress->unverified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
+    ingress->verified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
+    error = make_pool(ingress);
+    if (!error)
+        error = jws_context_new(&ingress->jws);
+    if (!error)
+        error = make_replies(ingress);
+    if (!error)
+        error = register_metrics(ingress);
+    if (error) {
+        ingress_free(ingress);
+        return error;
+    }
+    *ret_ingress = ingress;
+    return 0;
+}
+
+void ingress_free(struct ingress *ingress)
+{
+    if (!ingress)
+        return;
+    for (unsigned i = 0; i < ingress->audience_count; i++)
+        free(ingress->audiences[i]);
+    for (int verdict = 0; verdict < VERDICT_COUNT; verdict++)
+        http_reply_free(ingress->replies[verdict]);
+    http_reply_free(ingress->not_found);
+    http_reply_free(ingress->not_allowed);
+    free(ingress->apps);
+    free(ingress->pool);
+    key_snapshot_unref(ingress->snapshot);
+    jws_context_free(ingress->jws);
+    policy_unref(ingress->policy);
+    free(ingress);
+}
+
+void ingress_restore_last_accepted(struct ingress *ingress, const char *client_id, int64_t last_ms)
+{
+    const struct config_app *app = policy_find(ingress->policy, client_id);
+
+    if (app)
+        metrics_set(series_of(ingress, app)->last_accepted, (double)last_ms / 1000.0);
+}
+
+void ingress_refuse_new(struct ingress *ingress)
+{
+    atomic_store_explicit(&ingress->refuse_new, true, memory_order_relaxed);
+}
