@@ -129,9 +129,10 @@ lint:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
 	tests/tools/lint build-lint '$(MAKE)'
 
-# -O1: at -O2 gcc 12 loses sight of owners in what it inlined, and reports leaks that are none.
+# Leaks are left to `make asan`, which sees them as they are: gcc 12 loses sight of an owner that is a member of an array,
+# or was inlined away, and then reports leaks that are none.
 lint-analyzer:
-	$(MAKE) all BUILD=build-lint OPT='-O1 -g -fanalyzer' WERROR=-Werror
+	$(MAKE) all BUILD=build-lint OPT='-O1 -g -fanalyzer -Wno-analyzer-malloc-leak' WERROR=-Werror
 
 # `make fuzz` runs every target, `make fuzz-NAME` one. FUZZ_RUNS executions each, or FUZZ_SECONDS.
 FUZZ_RUNS    ?= 1000000
