@@ -340,7 +340,7 @@ static json_t *refresh_json(const struct refresher_state *state)
 
 static void get_state(struct control *control, struct http_request *request)
 {
-    struct health_report report;
+    struct health_report report = {0};
 
     health_report(control->settings.health, &report);
     const struct writer_state *writer = &report.facts.pulse.writer;

@@ -166,7 +166,7 @@ static void answer_healthz(struct monitor *monitor, struct http_request *request
 
 static void answer_readyz(struct monitor *monitor, struct http_request *request)
 {
-    struct health_report report;
+    struct health_report report = {0};
 
     health_report(monitor->health, &report);
     json_t *object = health_json(&report);
@@ -181,7 +181,7 @@ static void answer_readyz(struct monitor *monitor, struct http_request *request)
 
 static void answer_metrics(struct monitor *monitor, struct http_request *request)
 {
-    struct health_report report;
+    struct health_report report = {0};
     char *text = NULL;
     size_t bytes = 0;
 
