@@ -30,9 +30,9 @@ struct fetch_source {
 #define FETCH_RESULT_TABLE(X) \
     X(INTERNAL, "internal") \
     X(OK, "ok") \
-    X(UNREACHABLE, "unreachable") /* no name, no connection, no file */ \
+    X(UNREACHABLE, "unreachable") /* no name, connection, file; no TLS in time */ \
     X(TLS, "tls")                 /* certificate, host name, version, a URL that is not https */ \
-    X(TIMEOUT, "timeout")         /* connected, and then too slow */ \
+    X(TIMEOUT, "timeout")         /* too slow after that */ \
     X(STATUS, "status")           /* anything but 200, redirects among it */ \
     X(TOO_LARGE, "too_large") \
     X(CUT_SHORT, "cut_short") /* the connection ended before the answer did */ \

@@ -86,22 +86,21 @@ static enum fetch_result parse_url(struct transfer *transfer)
     transfer->url = curl_url();
     if (transfer->url == NULL)
         return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_INTERNAL, "out of memory");
-    bool parsed = curl_url_set(transfer->url, CURLUPART_URL, transfer->attempt->source->url, 0) ==
-                      CURLUE_OK &&
-                  curl_url_get(transfer->url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
-                  curl_url_get(transfer->url, CURLUPART_HOST, &host, 0) == CURLUE_OK;
-    bool https = parsed && strcmp(scheme, "https") == 0;
-    if (parsed)
+    if (curl_url_set(transfer->url, CURLUPART_URL, transfer->attempt->source->url, 0) == CURLUE_OK)
+        (void)curl_url_get(transfer->url, CURLUPART_SCHEME, &scheme, 0);
+    bool has_scheme = scheme != NULL, https = has_scheme && strcmp(scheme, "https") == 0;
+    if (https && curl_url_get(transfer->url, CURLUPART_HOST, &host, 0) == CURLUE_OK)
         (void)snprintf(transfer->host, sizeof(transfer->host), "%s", host);
+    bool has_host = host != NULL;
     curl_free(scheme);
     curl_free(host);
-    if (!parsed)
-        return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_UNREACHABLE,
-                                  "key_url is not a URL; write https://HOST/PATH");
-    if (!https)
+    if (has_scheme && !https)
         return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_TLS,
                                   "key_url is not https, so whoever is on the way could give keys;"
                                   " write https://HOST/PATH");
+    if (!has_host)
+        return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_UNREACHABLE,
+                                  "key_url is not a URL; write https://HOST/PATH");
     return FETCH_RESULT_OK;
 }
 
@@ -203,18 +202,14 @@ static CURLcode perform(struct transfer *transfer)
 }
 
 /* What a failure of libcurl is called. */
-static enum fetch_result result_of(const struct transfer *transfer, CURLcode code)
+static enum fetch_result result_of(CURLcode code)
 {
-    curl_off_t connected_us = 0;
     switch (code) {
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
     case CURLE_COULDNT_CONNECT:
     case CURLE_PROXY:
         return FETCH_RESULT_UNREACHABLE;
-    case CURLE_OPERATION_TIMEDOUT:
-        (void)curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected_us);
-        return connected_us > 0 ? FETCH_RESULT_TIMEOUT : FETCH_RESULT_UNREACHABLE;
     case CURLE_SSL_CONNECT_ERROR:
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_CIPHER:
@@ -238,6 +233,17 @@ static enum fetch_result result_of(const struct transfer *transfer, CURLcode cod
     }
 }
 
+static enum fetch_result judge_timeout(struct transfer *transfer)
+{
+    curl_off_t secured_us = 0; /* when the TLS handshake was over */
+    (void)curl_easy_getinfo(transfer->easy, CURLINFO_APPCONNECT_TIME_T, &secured_us);
+    if (secured_us > 0)
+        return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_TIMEOUT,
+                                  "%s did not send a whole answer in time", transfer->host);
+    return fetch_attempt_fail(transfer->attempt, FETCH_RESULT_UNREACHABLE,
+                              "%s could not be reached in time", transfer->host);
+}
+
 static enum fetch_result judge(struct transfer *transfer, CURLcode code)
 {
     struct fetch_attempt *attempt = transfer->attempt;
@@ -258,8 +264,10 @@ static enum fetch_result judge(struct transfer *transfer, CURLcode code)
     if (status > STATUS_OK)
         return fetch_attempt_fail(attempt, FETCH_RESULT_STATUS, "%s answered %ld, not 200",
                                   transfer->host, status);
+    if (code == CURLE_OPERATION_TIMEDOUT)
+        return judge_timeout(transfer);
     if (code != CURLE_OK)
-        return fetch_attempt_fail(attempt, result_of(transfer, code), "%s: %s", transfer->host,
+        return fetch_attempt_fail(attempt, result_of(code), "%s: %s", transfer->host,
                                   transfer->error[0] != '\0' ? transfer->error
                                                              : curl_easy_strerror(code));
     if (status != STATUS_OK)

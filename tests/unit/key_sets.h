@@ -9,7 +9,6 @@
 
 #include <check.h>
 #include <openssl/evp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,24 +45,22 @@ static inline void key_sets_write(FILE *out, const char *kid, unsigned version, 
             comma, kid, n);
 }
 
-/* The text of a set of version 1 of these keys; the caller frees it. The list ends with NULL. */
-static inline char *key_sets_text(const char *kid, ...)
+/* The text of a set of version 1 of these keys, a list that ends with NULL; the caller frees it. */
+static inline char *key_sets_text_of(const char *const *kids)
 {
     char *text;
     size_t bytes;
     FILE *out = open_memstream(&text, &bytes);
-    va_list kids;
-    const char *comma = "";
     ck_assert_ptr_nonnull(out);
     fputs("{\"keys\":[", out);
-    va_start(kids, kid);
-    for (; kid != NULL; kid = va_arg(kids, const char *), comma = ",")
-        key_sets_write(out, kid, 1, comma);
-    va_end(kids);
+    for (const char *comma = ""; *kids != NULL; kids++, comma = ",")
+        key_sets_write(out, *kids, 1, comma);
     fputs("]}", out);
     ck_assert_int_eq(fclose(out), 0);
     return text;
 }
+
+#define key_sets_text(...) key_sets_text_of((const char *const[]){__VA_ARGS__, NULL})
 
 /* Parses a text, which is freed, into a set. */
 static inline struct jwks *key_sets_parse(char *text)
@@ -77,7 +74,7 @@ static inline struct jwks *key_sets_parse(char *text)
 }
 
 /* A set of these keys. */
-#define key_sets_make(...) key_sets_parse(key_sets_text(__VA_ARGS__, NULL))
+#define key_sets_make(...) key_sets_parse(key_sets_text(__VA_ARGS__))
 
 /* A set with one key of this version. */
 static inline struct jwks *key_sets_make_version(const char *kid, unsigned version)
