@@ -176,6 +176,40 @@ START_TEST(apple_notifications_are_accepted)
 }
 END_TEST
 
+/* No bit of a real notification may be another one. */
+static void refuse_flipped_bits(const char *name, char *text, size_t bytes)
+{
+    size_t length = token_length(text, bytes);
+    int64_t now_s = issued_at(text, length) + 60;
+    struct set_in_use in_use = {load_set("apple/jwks/apple-2019-2025-all.json"), KEY_TRUST_FULL};
+    struct judge_rules rules = rules_with(&in_use, now_s);
+    struct jws_context *context;
+    struct judgement judgement;
+
+    ck_assert_int_eq(jws_context_new(&context), 0);
+    for (size_t bit = 0; bit < length * 8; bit++) {
+        text[bit / 8] = (char)(text[bit / 8] ^ (1 << bit % 8));
+        judge_token(context, &rules, text, length, &judgement);
+        ck_assert_msg(!judgement.signature_verified && judgement.verdict != VERDICT_ACCEPTED &&
+                          judgement.verdict != VERDICT_QUARANTINED &&
+                          judgement.verdict != VERDICT_INTERNAL,
+                      "%s: bit %zu: %s", name, bit, verdict_label(judgement.verdict));
+        judgement_release(&judgement);
+        text[bit / 8] = (char)(text[bit / 8] ^ (1 << bit % 8));
+    }
+    judge_token(context, &rules, text, length, &judgement);
+    ck_assert_int_eq(judgement.verdict, VERDICT_ACCEPTED);
+    judgement_release(&judgement);
+    jws_context_free(context);
+    jwks_free(in_use.set);
+}
+
+START_TEST(apple_notifications_with_a_flipped_bit)
+{
+    ck_assert_uint_eq(for_each_file("apple/s2s", "", refuse_flipped_bits), 4);
+}
+END_TEST
+
 /* An ID token has the same issuer, keys and audience, and everybody who can sign in with Apple has
  * one: POSTed here it must not become a notification. */
 static void refuse_id_token(const char *name, char *text, size_t bytes)
@@ -701,6 +735,7 @@ int main(void)
 
     tcase_set_timeout(tests, 300);
     tcase_add_test(tests, apple_notifications_are_accepted);
+    tcase_add_test(tests, apple_notifications_with_a_flipped_bit);
     tcase_add_test(tests, apple_id_tokens_are_refused);
     tcase_add_test(tests, apple_key_sets_load_whole);
     tcase_add_test(tests, wycheproof_signature_layer);
