@@ -80,6 +80,11 @@ enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery);
 enum outbox_error outbox_commit(struct outbox *outbox);
 void outbox_rollback(struct outbox *outbox);
 
+/* A part of a transaction that can be taken back alone: after outbox_part_begin, what is written up
+ * to outbox_part_end stays or, with keep = false, goes. Parts do not nest. Writer thread. */
+enum outbox_error outbox_part_begin(struct outbox *outbox);
+enum outbox_error outbox_part_end(struct outbox *outbox, bool keep);
+
 /* Moves the WAL into the file when it has grown past OUTBOX_WAL_CHECKPOINT; SQLite's own automatic
  * checkpoint is off, since it hides errors and delays the answers of the commit it follows. Never
  * waits for readers. Between two transactions; writer thread. */

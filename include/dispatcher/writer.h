@@ -47,6 +47,32 @@ int writer_start(const struct writer_settings *settings, struct writer **ret_wri
  * failed. Then the delivery is still the caller's. Never blocks on the disk. Any thread. */
 int writer_submit(struct writer *writer, struct delivery *delivery);
 
+/* Other work for the one connection that writes: acknowledgements, erasure, what is released from
+ * quarantine. Owned by whoever posts it, from writer_post to done the writer's. */
+struct writer_task {
+    struct writer_task *next; /* the writer's while it has the task */
+
+    /* Does the work on the writer thread, inside a transaction that other tasks share; keeps what
+     * it found in the struct that surrounds the task. OUTBOX_ERROR_DELIVERY: this task alone
+     * failed, what it wrote is taken back, the others stand. Deliveries wait meanwhile, so it takes
+     * WRITER_TASK_MS at the most: long work is posted in pieces. */
+    enum outbox_error (*run)(struct outbox *outbox, struct writer_task *task);
+
+    /* Once, on the writer thread, after the commit (OUTBOX_ERROR_NONE) or without one. The task is
+     * its owner's again, who may post or free it here. */
+    void (*done)(struct writer_task *task, enum outbox_error error);
+};
+
+#define WRITER_TASK_MS    10
+#define WRITER_TASKS_MAX  1024 /* queued at once */
+#define WRITER_TASKS_TURN 16   /* run between two batches of deliveries, in one transaction */
+
+/* Queues a task; it runs between two commits of deliveries. 0; -EAGAIN with WRITER_TASKS_MAX
+ * queued, -ESHUTDOWN when the writer is stopping or storage failed: then the task is still the
+ * caller's. Tasks that are queued when the writer stops are run; after a fatal error they are done
+ * with it. Never blocks on the disk. Any thread. */
+int writer_post(struct writer *writer, struct writer_task *task);
+
 /* Takes all deliveries whose outcome is known, linked by next in the order of submission; NULL
  * where there is none. Each gets its verdict only after the commit, with synchronous=FULL,
  * succeeded; a failed batch gives VERDICT_STORE_FAILED for each. Any thread, one at a time. */

@@ -55,7 +55,7 @@ enum outbox_error outbox_begin(struct outbox *outbox)
     if (outbox->failed)
         return OUTBOX_ERROR_FATAL;
     outbox->pending = outbox->committed;
-    outbox->app_count = 0;
+    outbox->apps.count = 0;
     return check(outbox, run(outbox->statements[OUTBOX_BEGIN]));
 }
 
@@ -64,14 +64,14 @@ static enum outbox_error write_apps(struct outbox *outbox)
     sqlite3_stmt *statement = outbox->statements[OUTBOX_APP_UPSERT];
     int code = SQLITE_OK;
 
-    for (size_t i = 0; code == SQLITE_OK && i < outbox->app_count; i++) {
-        code = sqlite3_bind_text(statement, 1, outbox->apps[i].client_id, -1, SQLITE_STATIC);
+    for (size_t i = 0; code == SQLITE_OK && i < outbox->apps.count; i++) {
+        code = sqlite3_bind_text(statement, 1, outbox->apps.list[i].client_id, -1, SQLITE_STATIC);
         if (code == SQLITE_OK)
-            code = sqlite3_bind_int64(statement, 2, outbox->apps[i].last_accepted_ms);
+            code = sqlite3_bind_int64(statement, 2, outbox->apps.list[i].last_accepted_ms);
         if (code == SQLITE_OK)
             code = run(statement);
     }
-    outbox->app_count = 0;
+    outbox->apps.count = 0;
     return check(outbox, code);
 }
 
@@ -81,7 +81,7 @@ static enum outbox_error note_accepted(struct outbox *outbox, const struct deliv
     const char *client_id = delivery->app->client_id;
     size_t i = 0;
 
-    while (i < outbox->app_count && strcmp(outbox->apps[i].client_id, client_id) != 0)
+    while (i < outbox->apps.count && strcmp(outbox->apps.list[i].client_id, client_id) != 0)
         i++;
     if (i == OUTBOX_PENDING_APPS) {
         enum outbox_error error = write_apps(outbox);
@@ -90,11 +90,11 @@ static enum outbox_error note_accepted(struct outbox *outbox, const struct deliv
             return error;
         i = 0;
     }
-    if (i == outbox->app_count) {
-        outbox->apps[i].client_id = client_id;
-        outbox->app_count++;
+    if (i == outbox->apps.count) {
+        outbox->apps.list[i].client_id = client_id;
+        outbox->apps.count++;
     }
-    outbox->apps[i].last_accepted_ms = delivery->received_at_ms;
+    outbox->apps.list[i].last_accepted_ms = delivery->received_at_ms;
     return OUTBOX_ERROR_NONE;
 }
 
@@ -418,10 +418,31 @@ enum outbox_error outbox_commit(struct outbox *outbox)
 
 void outbox_rollback(struct outbox *outbox)
 {
-    outbox->app_count = 0;
+    outbox->apps.count = 0;
     /* SQLite may have rolled back by itself; and where this fails the next begin fails too */
     if (!sqlite3_get_autocommit(outbox->db))
         run(outbox->statements[OUTBOX_ROLLBACK]);
+}
+
+enum outbox_error outbox_part_begin(struct outbox *outbox)
+{
+    outbox->part_counts = outbox->pending;
+    outbox->part_apps = outbox->apps;
+    return check(outbox, run(outbox->statements[OUTBOX_PART_BEGIN]));
+}
+
+enum outbox_error outbox_part_end(struct outbox *outbox, bool keep)
+{
+    enum outbox_error error = OUTBOX_ERROR_NONE;
+
+    if (!keep) {
+        outbox->pending = outbox->part_counts;
+        outbox->apps = outbox->part_apps;
+        error = check(outbox, run(outbox->statements[OUTBOX_PART_UNDO]));
+    }
+    if (error == OUTBOX_ERROR_NONE)
+        error = check(outbox, run(outbox->statements[OUTBOX_PART_END]));
+    return error;
 }
 
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)

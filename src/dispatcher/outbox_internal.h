@@ -19,6 +19,9 @@ enum outbox_statement {
     OUTBOX_BEGIN,
     OUTBOX_COMMIT,
     OUTBOX_ROLLBACK,
+    OUTBOX_PART_BEGIN,
+    OUTBOX_PART_UNDO,
+    OUTBOX_PART_END,
     OUTBOX_SEEN_INSERT,
     OUTBOX_SEEN_FIND,
     OUTBOX_EVENT_INSERT,
@@ -39,6 +42,15 @@ struct outbox_counts {
     int64_t quarantine_rows, quarantine_bytes;
 };
 
+/* Which apps had something accepted in this transaction. */
+struct outbox_apps {
+    struct {
+        const char *client_id; /* borrowed from deliveries of this transaction */
+        int64_t last_accepted_ms;
+    } list[OUTBOX_PENDING_APPS];
+    size_t count;
+};
+
 struct outbox {
     sqlite3 *db;
     sqlite3_stmt *statements[OUTBOX_STATEMENTS];
@@ -49,11 +61,9 @@ struct outbox {
     int wal_pages; /* in the WAL after the last commit; and how many of them are in the file */
     int wal_moved;
     struct outbox_counts committed, pending;
-    struct {
-        const char *client_id; /* borrowed from deliveries of this transaction */
-        int64_t last_accepted_ms;
-    } apps[OUTBOX_PENDING_APPS];
-    size_t app_count;
+    struct outbox_apps apps;
+    struct outbox_counts part_counts; /* as they were when the part under way began */
+    struct outbox_apps part_apps;
     const char *error_kind;
     char error_text[OUTBOX_WHY_BYTES];
 };

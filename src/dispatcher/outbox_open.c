@@ -22,6 +22,9 @@ static const char *const statement_texts[OUTBOX_STATEMENTS] = {
     [OUTBOX_BEGIN] = "BEGIN IMMEDIATE",
     [OUTBOX_COMMIT] = "COMMIT",
     [OUTBOX_ROLLBACK] = "ROLLBACK",
+    [OUTBOX_PART_BEGIN] = "SAVEPOINT part",
+    [OUTBOX_PART_UNDO] = "ROLLBACK TO part",
+    [OUTBOX_PART_END] = "RELEASE part",
     [OUTBOX_SEEN_INSERT] = "INSERT OR IGNORE INTO seen VALUES (?1, ?2, ?3)",
     [OUTBOX_SEEN_FIND] = "SELECT 1 FROM seen WHERE event_time_ms = ?1 AND identity = ?2",
     [OUTBOX_EVENT_INSERT] = "INSERT INTO events (id, type, client_id, app, team, sub, email, "

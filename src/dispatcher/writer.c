@@ -16,6 +16,16 @@ struct list {
     struct delivery *head, **tail;
 };
 
+struct task_list {
+    struct writer_task *head, **tail;
+};
+
+/* What the thread took to do in one turn. */
+struct work {
+    struct delivery *batch, **batch_tail;
+    struct writer_task *tasks;
+};
+
 struct writer {
     struct writer_settings settings;
     pthread_t thread;
@@ -27,6 +37,8 @@ struct writer {
     struct list queue; /* submitted, not yet begun */
     struct list done;  /* outcome known, not yet collected */
     unsigned queued_events;
+    struct task_list tasks;
+    unsigned queued_tasks;
     bool stopping;
     struct writer_state state;
 
@@ -186,13 +198,35 @@ static void note_error(struct writer *writer, enum outbox_error error)
              error == OUTBOX_ERROR_NONE ? "" : outbox_error_text(writer->settings.outbox));
 }
 
-/* Waits until there is work; NULL when the writer is to end. Leaves state.committing set. */
-static struct delivery *next_batch(struct writer *writer, struct delivery ***ret_tail)
+static void task_list_init(struct task_list *list)
 {
-    struct delivery *batch = NULL;
+    list->head = NULL;
+    list->tail = &list->head;
+}
 
-    pthread_mutex_lock(&writer->lock);
-    while (!writer->queue.head && !writer->stopping) {
+/* Cuts off the first few tasks. Called with the lock held. */
+static struct writer_task *take_tasks(struct writer *writer, unsigned most)
+{
+    struct writer_task *first = writer->tasks.head, **end = &writer->tasks.head;
+
+    while (*end && most > 0) {
+        end = &(*end)->next;
+        writer->queued_tasks--;
+        most--;
+    }
+    if (end == &writer->tasks.head)
+        return NULL;
+    writer->tasks.head = *end;
+    *end = NULL;
+    if (!writer->tasks.head)
+        writer->tasks.tail = &writer->tasks.head;
+    return first;
+}
+
+/* Called with the lock held. */
+static void wait_for_work(struct writer *writer)
+{
+    while (!writer->queue.head && !writer->tasks.head && !writer->stopping) {
         struct timespec until;
 
         writer->state.alive_ms = clock_monotonic_ms();
@@ -202,17 +236,30 @@ static struct delivery *next_batch(struct writer *writer, struct delivery ***ret
         until.tv_nsec %= 1000000000L;
         pthread_cond_timedwait(&writer->wake, &writer->lock, &until);
     }
+}
+
+/* Waits until there is work; false when the writer is to end. Leaves state.committing set. */
+static bool next_work(struct writer *writer, struct work *ret_work)
+{
+    struct work work = {.batch = NULL};
+
+    pthread_mutex_lock(&writer->lock);
+    wait_for_work(writer);
+    work.tasks = take_tasks(writer, WRITER_TASKS_TURN);
     if (writer->queue.head) {
-        *ret_tail = writer->queue.tail;
-        batch = list_take(&writer->queue);
+        work.batch_tail = writer->queue.tail;
+        work.batch = list_take(&writer->queue);
         writer->queued_events = 0;
+        metrics_set(writer->queue_gauge, 0);
+    }
+    if (work.batch || work.tasks) {
         writer->state.alive_ms = clock_monotonic_ms();
         writer->state.committing = true;
         writer->state.committing_since_ms = writer->state.alive_ms;
-        metrics_set(writer->queue_gauge, 0);
     }
     pthread_mutex_unlock(&writer->lock);
-    return batch;
+    *ret_work = work;
+    return work.batch || work.tasks;
 }
 
 /* Hands a batch back. After a fatal error, so is what was queued meanwhile. */
@@ -275,24 +322,94 @@ static enum outbox_error commit_batch(struct writer *writer, struct delivery *ba
     return error;
 }
 
+/* One task as a part of the transaction. What it came to on its own stands in *ret_own; the result
+ * is NONE as long as the transaction may go on. */
+static enum outbox_error run_task(struct outbox *outbox, struct writer_task *task,
+                                  enum outbox_error *ret_own)
+{
+    enum outbox_error error = outbox_part_begin(outbox);
+
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    *ret_own = task->run(outbox, task);
+    if (*ret_own != OUTBOX_ERROR_NONE && *ret_own != OUTBOX_ERROR_DELIVERY)
+        return *ret_own;
+    return outbox_part_end(outbox, *ret_own == OUTBOX_ERROR_NONE);
+}
+
+static void finish_tasks(struct writer_task *task, const enum outbox_error *own,
+                         enum outbox_error error)
+{
+    for (unsigned i = 0; task; i++) {
+        struct writer_task *next = task->next; /* its owner may free it in done */
+
+        task->done(task, error == OUTBOX_ERROR_NONE && own ? own[i] : error);
+        task = next;
+    }
+}
+
+static enum outbox_error run_tasks(struct writer *writer, struct writer_task *tasks)
+{
+    struct outbox *outbox = writer->settings.outbox;
+    enum outbox_error own[WRITER_TASKS_TURN];
+    enum outbox_error error = outbox_begin(outbox);
+    unsigned i = 0;
+
+    for (struct writer_task *task = tasks; error == OUTBOX_ERROR_NONE && task; task = task->next)
+        error = run_task(outbox, task, &own[i++]);
+    if (error == OUTBOX_ERROR_NONE)
+        error = outbox_commit(outbox);
+    if (error != OUTBOX_ERROR_NONE) {
+        outbox_rollback(outbox);
+        count_error(writer);
+    }
+    if (is_fatal(error))
+        deliver(writer, NULL, NULL, error, 0);
+    finish_tasks(tasks, own, error);
+    return error;
+}
+
+static enum outbox_error do_work(struct writer *writer, const struct work *work)
+{
+    enum outbox_error error = OUTBOX_ERROR_NONE;
+
+    if (work->batch)
+        error = commit_batch(writer, work->batch, work->batch_tail);
+    if (work->tasks && is_fatal(error))
+        finish_tasks(work->tasks, NULL, error);
+    else if (work->tasks)
+        error = run_tasks(writer, work->tasks);
+    return is_fatal(error) ? error : checkpoint(writer);
+}
+
+/* Nobody runs them any more. */
+static void give_up_tasks(struct writer *writer)
+{
+    struct writer_task *tasks;
+
+    pthread_mutex_lock(&writer->lock);
+    tasks = take_tasks(writer, WRITER_TASKS_MAX);
+    pthread_mutex_unlock(&writer->lock);
+    finish_tasks(tasks, NULL, OUTBOX_ERROR_FATAL);
+}
+
 static void *run(void *context)
 {
     struct writer *writer = context;
-    struct delivery **tail = NULL;
-    struct delivery *batch;
     enum outbox_error error = OUTBOX_ERROR_NONE;
+    struct work work;
 
-    while (!is_fatal(error) && (batch = next_batch(writer, &tail))) {
-        error = commit_batch(writer, batch, tail);
-        if (!is_fatal(error))
-            error = checkpoint(writer);
+    while (!is_fatal(error) && next_work(writer, &work)) {
+        error = do_work(writer, &work);
         pthread_mutex_lock(&writer->lock);
         writer->state.committing = false;
         writer->state.alive_ms = clock_monotonic_ms();
         pthread_mutex_unlock(&writer->lock);
     }
-    if (is_fatal(error))
+    if (is_fatal(error)) {
+        give_up_tasks(writer);
         writer->settings.on_fatal(writer->settings.context);
+    }
     return NULL;
 }
 
@@ -307,6 +424,7 @@ int writer_start(const struct writer_settings *settings, struct writer **ret_wri
     writer->settings = *settings;
     list_init(&writer->queue);
     list_init(&writer->done);
+    task_list_init(&writer->tasks);
     writer->state.alive_ms = clock_monotonic_ms();
     register_metrics(writer);
     pthread_mutex_init(&writer->lock, NULL);
@@ -348,6 +466,27 @@ int writer_submit(struct writer *writer, struct delivery *delivery)
 
     pthread_mutex_lock(&writer->lock);
     error = enqueue(writer, delivery);
+    pthread_mutex_unlock(&writer->lock);
+    if (error == 0)
+        pthread_cond_signal(&writer->wake);
+    return error;
+}
+
+int writer_post(struct writer *writer, struct writer_task *task)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&writer->lock);
+    if (writer->stopping || writer->state.fatal) {
+        error = -ESHUTDOWN;
+    } else if (writer->queued_tasks >= WRITER_TASKS_MAX) {
+        error = -EAGAIN;
+    } else {
+        task->next = NULL;
+        *writer->tasks.tail = task;
+        writer->tasks.tail = &task->next;
+        writer->queued_tasks++;
+    }
     pthread_mutex_unlock(&writer->lock);
     if (error == 0)
         pthread_cond_signal(&writer->wake);
