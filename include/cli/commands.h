@@ -12,6 +12,7 @@
     X(serve, "serve", "receive notifications and store them") \
     X(check_config, "check-config", "check a configuration and say all that is wrong with it") \
     X(verify, "verify", "judge a notification on standard input as the daemon would") \
+    X(events, "events", "show the events in the outbox, and follow it") \
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \
     X(version, "version", "print the version, and those of the libraries in use")

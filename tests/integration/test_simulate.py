@@ -297,6 +297,20 @@ class Sent(Folder):
                 self.assertEqual(done.stdout, "")
         self.assertEqual(os.listdir(self.folder), [])
 
+    def test_to_the_real_daemon(self):
+        with Daemon(self.keys / "jwks.json") as daemon:
+            done = daemon.command("simulate", "--key", self.keys, "--type", "all", check=0)
+            self.assertEqual([line.split()[1] for line in done.stdout.splitlines()], ["200"] * 4)
+            self.assertEqual([row["type"] for row in daemon.rows()], list(TYPES))
+            # The same person, act and time under another jti: the daemon knows it again.
+            at = int(time.time()) - 60
+            for _ in range(2):
+                daemon.command("simulate", "--key", self.keys, "--sub-stdin", "--at", at, data="someone", check=0)
+            self.assertEqual([row["sub"] for row in daemon.rows(4)], ["someone"])
+            self.assertNotIn("someone", daemon.log())
+            daemon.command("simulate", "--key", self.keys, "--client-id", "com.example.other", check=1)
+            self.assertEqual(daemon.outcomes(), {"accepted": 5, "duplicate": 1, "wrong_audience": 1})
+
     def test_without_a_configuration(self):
         done = simulate("--key", self.keys, "--config", self.folder / "none.conf", "--print", check=1)
         self.assertIn("none.conf", done.stderr)

@@ -185,6 +185,25 @@ class Verify(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout), (2, ""))
 
 
+class KeysOfTheDaemon(unittest.TestCase):
+    def test_what_the_daemon_remembers_goes_first(self):
+        """Verified with keys.json beside the database, although the published file has gone bad since."""
+        apple = Apple()
+        token = apple.notification()
+        with Daemon(apple) as daemon:
+            daemon.stop()
+            daemon.publish("no key set")
+            done = daemon.command("verify", data=token, check=0)
+            self.assertEqual(lines(done)[0]["outcome"], "accepted")
+            self.assertEqual(daemon.rows(), [])
+            daemon.start()
+            self.assertEqual(lines(daemon.command("verify", data=token, check=0))[0]["outcome"], "accepted")
+            self.assertEqual(daemon.post(apple.body(token))[0], 200)
+            # It does not look into the outbox, as --help says.
+            self.assertEqual(lines(daemon.command("verify", data=token, check=0))[0]["outcome"], "accepted")
+            self.assertEqual(len(daemon.rows()), 1)
+
+
 class RealTokens(unittest.TestCase):
     """What Apple really signed, with the keys that Apple published. Nothing of it may be printed."""
 
