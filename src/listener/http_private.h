@@ -20,7 +20,7 @@
 #define HTTP_TICK_MS           240
 #define HTTP_DRAIN_TICK_MS     25
 #define HTTP_PENDING_POLL_MS   10
-#define HTTP_QUIET_TURNS_MAX   16
+#define HTTP_QUIET_TURNS_MAX   256
 #define HTTP_DRAIN_IDLE_MS     250
 #define HTTP_DRAIN_ACCEPTED_MS 1000
 #define HTTP_LINGER_MAX        64
@@ -131,6 +131,7 @@ struct http_server {
     int epoll_fd;
     struct http_limits limits;
     bool by_suspend;
+    bool closing;
     bool progress;        /* something moved in this turn: what it set off may be ready at once */
     unsigned quiet_turns; /* without progress, one after the other */
     unsigned pending;     /* requests that wait for their answer, asked again */

@@ -311,6 +311,8 @@ void http_request_over(void *context, struct MHD_Connection *mhd, void **slot,
     http_reply_release(request->reply);
     request->buffer = NULL;
     request->reply = NULL;
+    /* What the client sent meanwhile was noticed, and is read only in another turn. */
+    server->progress = true;
     connection->idle_turn = server->loop->turn;
     http_connection_enter(connection, HTTP_PHASE_IDLE, server->loop->now_ms,
                           server->limits.idle_ms);

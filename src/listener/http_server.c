@@ -47,6 +47,18 @@ static bool is_orderly(const struct http_connection *connection)
            connection->idle_turn == connection->server->loop->turn;
 }
 
+/* A client that is still there did not close; so we did. */
+static void see_off(struct http_connection *connection)
+{
+    struct http_server *server = connection->server;
+    bool there = http_linger_add(&server->loop->linger, connection->fd, server->loop->now_ms);
+    bool silent = connection->phase == HTTP_PHASE_ACCEPTED || connection->phase == HTTP_PHASE_IDLE;
+
+    /* The library refuses a bad first line by itself and tells nobody. */
+    if (there && silent && !connection->refused && server->service->on_refused)
+        server->service->on_refused(server->context, HTTP_REFUSAL_FRAMING);
+}
+
 static void connection_shut(struct http_server *server, void **slot)
 {
     struct http_connection *connection = *slot;
@@ -54,14 +66,8 @@ static void connection_shut(struct http_server *server, void **slot)
     if (!connection)
         return;
     *slot = NULL;
-    if (!connection->reaped && !is_orderly(connection)) {
-        bool there = http_linger_add(&server->loop->linger, connection->fd, server->loop->now_ms);
-
-        /* The library refuses a bad first line by itself and tells nobody. */
-        if (there && !connection->refused && connection->phase != HTTP_PHASE_PENDING &&
-            server->service->on_refused)
-            server->service->on_refused(server->context, HTTP_REFUSAL_FRAMING);
-    }
+    if (!server->closing && !connection->reaped && !is_orderly(connection))
+        see_off(connection);
     if (connection->previous)
         connection->previous->next = connection->next;
     else
@@ -169,6 +175,7 @@ void http_server_close(struct http_server *server)
         return;
     /* Quiesced first, or the library would close the descriptor, which is not ours. */
     http_server_quiesce(server);
+    server->closing = true;
     /* And it aborts where a suspended connection is left. */
     for (struct http_connection *at = server->connections; at; at = at->next)
         if (at->request.suspended)

@@ -24,6 +24,7 @@
 
 #define ALARM_S     60
 #define BODY_MAX    65536
+#define BIG_BYTES   (16 * 1048576) /* more than any socket buffers */
 #define PENDING_MAX 1024
 #define PATIENCE_MS 20000 /* how long a client waits before it calls a test failed */
 
@@ -75,6 +76,18 @@ static void echo(struct service *service, struct http_request *request)
     http_reply_free(reply);
 }
 
+static void answer_big(struct http_request *request)
+{
+    struct http_reply *reply = NULL;
+    char *big = calloc(1, BIG_BYTES);
+
+    ck_assert_ptr_nonnull(big);
+    ck_assert_int_eq(http_reply_new(200, "text/plain", big, BIG_BYTES, NULL, &reply), 0);
+    free(big);
+    http_request_answer(request, reply);
+    http_reply_free(reply);
+}
+
 static void service_body(void *context, struct http_request *request)
 {
     struct service *service = context;
@@ -91,6 +104,16 @@ static void service_body(void *context, struct http_request *request)
         ck_assert_int_eq(http_reply_new(200, "text/plain", name, strlen(name), NULL, &reply), 0);
         http_request_answer(request, reply);
         http_reply_free(reply);
+    } else if (strcmp(path, "/peer") == 0) {
+        uid_t uid = (uid_t)-1;
+        pid_t pid = -1;
+        bool known = http_request_peer(request, &uid, &pid);
+
+        if (known)
+            ck_assert(uid == getuid() && pid == getpid());
+        http_request_answer(request, known ? service->ok : service->no);
+    } else if (strcmp(path, "/big") == 0) {
+        answer_big(request);
     } else if (strcmp(path, "/later") == 0) {
         ck_assert_uint_lt(service->pending_count, PENDING_MAX);
         service->pending[service->pending_count++] = request;
@@ -176,10 +199,10 @@ static void listen_at(struct stand *stand, const char *text)
 
 static void serve(struct stand *stand, const struct http_limits *limits, bool by_suspend)
 {
+    static const char *const extra[] = {"Allow", "POST", "Retry-After", "5", NULL};
     struct service *service = &stand->service;
-
     ck_assert_int_eq(http_reply_new(200, "text/plain", "ok", 2, NULL, &service->ok), 0);
-    ck_assert_int_eq(http_reply_new(404, NULL, NULL, 0, NULL, &service->no), 0);
+    ck_assert_int_eq(http_reply_new(404, NULL, NULL, 0, extra, &service->no), 0);
     ck_assert_int_eq(http_loop_new("test", &service->loop), 0);
     ck_assert_int_eq(http_loop_serve(service->loop, stand->listen_fd, limits, by_suspend,
                                      &callbacks, service, &service->server),
@@ -300,6 +323,14 @@ static void expect_end(int fd)
     close(fd);
 }
 
+static void wait_until(const atomic_uint *counter, unsigned value)
+{
+    for (int64_t end = clock_monotonic_ms() + PATIENCE_MS; atomic_load(counter) != value;) {
+        ck_assert_msg(clock_monotonic_ms() < end, "%u, not %u", atomic_load(counter), value);
+        usleep(1000);
+    }
+}
+
 #define POST(path, length, body) \
     "POST " path " HTTP/1.1\r\nHost: a\r\nContent-Length: " length "\r\n\r\n" body
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -341,8 +372,11 @@ START_TEST(answers)
     ck_assert_uint_eq(status_of(fd), 200);
     say(fd, GET("/no"));
     ck_assert_uint_eq(status_of(fd), 404);
+    say(fd, GET("/peer"));
+    ck_assert_uint_eq(status_of(fd), stand.address.kind == CONFIG_ADDRESS_UNIX ? 200 : 404);
     say(fd, POST("/no", "0", ""));
     (void)hear(fd, text, sizeof(text));
+    ck_assert_ptr_nonnull(strstr(text, "\r\nAllow: POST\r\nRetry-After: 5\r\n"));
     ck_assert_ptr_null(strstr(text, "Content-Type"));
     ck_assert_ptr_null(strstr(text, "Connection:"));
     say(fd, "GET /query?x=1&name=a%26%20b&name=c HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -452,6 +486,686 @@ START_TEST(serves_many_connections)
 }
 END_TEST
 
+/* ---- what is refused: answered, closed, and nothing after it is read ---- */
+
+static const struct {
+    const char *why, *sent;
+    unsigned status;
+    enum http_refusal refusal;
+} refusals[] = {
+    {"both framings: whoever believes the other one sees a second request",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+     "0\r\n\r\n",
+     400, HTTP_REFUSAL_FRAMING},
+    {"two lengths",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 4\r\n\r\n", 400,
+     HTTP_REFUSAL_FRAMING},
+    {"a length that the library cannot read", POST("/echo", "+5", "hello"), 400,
+     HTTP_REFUSAL_FRAMING},
+    {"no length", "POST /echo HTTP/1.1\r\nHost: a\r\n\r\n", 411, HTTP_REFUSAL_NO_LENGTH},
+    {"one byte over the limit", POST("/echo", "65537", "hello"), 413, HTTP_REFUSAL_TOO_LARGE},
+    {"2^64 - 1", POST("/echo", "18446744073709551615", ""), 400, HTTP_REFUSAL_FRAMING},
+    {"2^64, which the library refuses", POST("/echo", "18446744073709551616", ""), 413,
+     HTTP_REFUSAL_TOO_LARGE},
+    {"a get with a body", "GET /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400,
+     HTTP_REFUSAL_FRAMING},
+    {"a fold that hides a length",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nA: b\r\n Content-Length: 4\r\nContent-Length: 0\r\n\r\n",
+     400, HTTP_REFUSAL_FRAMING},
+    {"a fold of the length", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n 5\r\n\r\nhello",
+     400, HTTP_REFUSAL_FRAMING},
+    {"a bare LF", "GET /echo HTTP/1.1\r\nHost: a\nA: b\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"a bare LF after the request line", "GET /echo HTTP/1.1\nHost: a\r\n\r\n", 400,
+     HTTP_REFUSAL_FRAMING},
+    {"a bare CR", "GET /echo HTTP/1.1\r\nHost: a\r\nA: b\rC: d\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"no colon", "GET /echo HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"no host", "GET /echo HTTP/1.1\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"lower case", "get /echo HTTP/1.1\r\nHost: a\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"HTTP/0.9", "GET /echo\r\nHost: a\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"HTTP/1.2", "GET /echo HTTP/1.2\r\nHost: a\r\n\r\n", 400, HTTP_REFUSAL_FRAMING},
+    {"HTTP/2.0", "GET /echo HTTP/2.0\r\nHost: a\r\n\r\n", 505, HTTP_REFUSAL_FRAMING},
+    {"a strange expectation",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 5\r\n\r\nhello", 417,
+     HTTP_REFUSAL_FRAMING},
+    {"an absolute target", "GET http://a/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400,
+     HTTP_REFUSAL_FRAMING},
+};
+
+START_TEST(refuses_and_closes)
+{
+    size_t case_count = sizeof(refusals) / sizeof(refusals[0]);
+
+    for (size_t i = 0; i < case_count; i++) {
+        struct stand stand = {0};
+        char sent[2048], text[4096];
+        size_t got = 0;
+        int fd;
+
+        listen_at(&stand, address_of(_i));
+        serve(&stand, &usual, by_suspend_of(_i));
+        fd = dial(&stand);
+        (void)snprintf(sent, sizeof(sent), "%s%s%s", refusals[i].sent, GET("/marker"),
+                       GET("/marker"));
+        say(fd, sent);
+        /* To the end of the connection, which is orderly: a reset could overtake the answer. */
+        for (ssize_t more = 1; more > 0; got += (size_t)more) {
+            more = recv(fd, text + got, sizeof(text) - 1 - got, 0);
+            ck_assert_msg(more >= 0, "%s: %s", refusals[i].why, strerror(errno));
+        }
+        text[got] = '\0';
+        ck_assert_msg(got > 12 && strtoul(text + 9, NULL, 10) == refusals[i].status, "%s: %s",
+                      refusals[i].why, text);
+        ck_assert_msg(strstr(text, "\r\nConnection: close\r\n"), "%s: %s", refusals[i].why, text);
+        wait_until(&stand.service.refused[refusals[i].refusal], 1);
+        close(fd);
+        stop(&stand);
+        ck_assert_uint_eq(atomic_load(&stand.service.markers), 0);
+        ck_assert_msg(atomic_load(&stand.service.headers) == 0, "%s: a service saw it",
+                      refusals[i].why);
+        for (size_t k = 0; k <= HTTP_REFUSAL_TIMEOUT; k++)
+            ck_assert_uint_eq(atomic_load(&stand.service.refused[k]), k == refusals[i].refusal);
+        leave(&stand);
+    }
+}
+END_TEST
+
+/* Attack, and plain accident: a client that is still sending when it is refused must not lose the
+ * answer to the reset that a close with unread bytes causes. */
+START_TEST(refusal_survives_what_is_still_sent)
+{
+    struct stand stand = {0};
+    static char junk[262144];
+    char text[4096];
+    size_t got = 0;
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, POST("/echo", "262144", ""));
+    wait_until(&stand.service.refused[HTTP_REFUSAL_TOO_LARGE], 1);
+    for (size_t sent = 0; sent < sizeof(junk);) {
+        ssize_t more = send(fd, junk + sent, sizeof(junk) - sent, MSG_NOSIGNAL);
+
+        ck_assert_msg(more > 0, "after %zu bytes: %s", sent, strerror(errno));
+        sent += (size_t)more;
+    }
+    for (ssize_t more = 1; more > 0; got += (size_t)more) {
+        more = recv(fd, text + got, sizeof(text) - 1 - got, 0);
+        ck_assert_msg(more >= 0, "%s", strerror(errno));
+    }
+    text[got] = '\0';
+    ck_assert_msg(strncmp(text, "HTTP/1.1 413 ", 13) == 0, "%s", text);
+    close(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* What a service answers before the body was read closes the connection: the body would otherwise
+ * be read as the next request. */
+START_TEST(early_answer_closes)
+{
+    struct stand stand = {0};
+    char text[4096];
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, POST("/no", "37", GET("/marker")) GET("/marker"));
+    (void)hear(fd, text, sizeof(text));
+    ck_assert_msg(strncmp(text, "HTTP/1.1 404 ", 13) == 0, "%s", text);
+    ck_assert_ptr_nonnull(strstr(text, "\r\nConnection: close\r\n"));
+    expect_end(fd);
+    stop(&stand);
+    ck_assert_uint_eq(atomic_load(&stand.service.markers), 0);
+    ck_assert_uint_eq(atomic_load(&stand.service.headers), 1);
+    ck_assert_uint_eq(atomic_load(&stand.service.bodies), 0);
+    leave(&stand);
+}
+END_TEST
+
+START_TEST(continues_when_asked)
+{
+    struct stand stand = {0};
+    char text[64] = "";
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, "POST /later HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    ck_assert_int_eq(recv(fd, text, 25, MSG_WAITALL), 25);
+    ck_assert_str_eq(text, "HTTP/1.1 100 Continue\r\n\r\n");
+    say(fd, "hello");
+    ck_assert_uint_eq(status_of(fd), 200);
+    close(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+START_TEST(closes_after_http_1_0)
+{
+    struct stand stand = {0};
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, "GET /later HTTP/1.0\r\nHost: a\r\n\r\n");
+    ck_assert_uint_eq(status_of(fd), 200);
+    expect_end(fd);
+    fd = dial(&stand);
+    say(fd, "GET /later HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+    ck_assert_uint_eq(status_of(fd), 200);
+    say(fd, GET("/ok"));
+    ck_assert_uint_eq(status_of(fd), 200);
+    close(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* Headers as a chain of proxies writes them, and the longest that still fit. */
+START_TEST(takes_8_kib_of_headers)
+{
+    struct stand stand = {0};
+    char sent[16384] = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n";
+    char text[4096];
+    int fd;
+
+    for (int i = 0; i < 64; i++) {
+        size_t at = strlen(sent);
+
+        (void)snprintf(sent + at, sizeof(sent) - at, "X-Forwarded-%02d: %0110d\r\n", i, i);
+    }
+    ck_assert_uint_gt(strlen(sent), 8192);
+    strcat(sent, "\r\nhello");
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    for (int round = 0; round < 3; round++) {
+        say(fd, sent);
+        (void)hear(fd, text, sizeof(text));
+        ck_assert_str_eq(strstr(text, "\r\n\r\n"), "\r\n\r\nhello");
+    }
+    close(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* ---- the reaper ---- */
+
+static const struct http_limits hasty = {.connections = 64,
+                                         .body_bytes = BODY_MAX,
+                                         .headers_ms = 300,
+                                         .request_ms = 600,
+                                         .idle_ms = 300};
+
+/* Attack: send a byte now and then, so that the library's own time-out starts anew each time. */
+static void drip(struct stand *stand, const char *start)
+{
+    int64_t end_ms = clock_monotonic_ms() + PATIENCE_MS;
+    int fd = dial(stand);
+    char byte;
+
+    say(fd, start);
+    while (send(fd, "1", 1, MSG_NOSIGNAL) == 1 && recv(fd, &byte, 1, MSG_DONTWAIT) != 0) {
+        ck_assert_msg(clock_monotonic_ms() < end_ms, "still open: %s", start);
+        usleep(20000);
+    }
+    close(fd);
+}
+
+START_TEST(reaps_the_slow)
+{
+    struct stand stand = {0};
+    struct service *service = &stand.service;
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &hasty, by_suspend_of(_i));
+    expect_end(dial(&stand));
+    wait_until(&service->refused[HTTP_REFUSAL_TIMEOUT], 1);
+    drip(&stand, "P");
+    wait_until(&service->refused[HTTP_REFUSAL_TIMEOUT], 2);
+    drip(&stand, "POST /echo HTTP/1.1\r\nA: b");
+    wait_until(&service->refused[HTTP_REFUSAL_TIMEOUT], 3);
+    drip(&stand, POST("/echo", "65536", ""));
+    wait_until(&service->refused[HTTP_REFUSAL_TIMEOUT], 4);
+    /* Between requests is no refusal; a first line that comes in drops there is idleness too. */
+    fd = dial(&stand);
+    say(fd, GET("/ok"));
+    ck_assert_uint_eq(status_of(fd), 200);
+    expect_end(fd);
+    drip(&stand, GET("/ok") "P");
+    /* A client that never takes its answer. */
+    fd = dial(&stand);
+    say(fd, GET("/big"));
+    wait_until(&service->headers, 4);
+    wait_until(&service->overs, 4);
+    close(fd);
+    ck_assert_uint_eq(atomic_load(&service->refused[HTTP_REFUSAL_TIMEOUT]), 4);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* A commit may take longer than a client may: who waits for us is not reaped. */
+START_TEST(spares_who_waits)
+{
+    struct stand stand = {.service = {.hold = true}};
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &hasty, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, POST("/later", "5", "hello"));
+    wait_until(&stand.service.waiting, 1);
+    usleep(2000 * hasty.request_ms);
+    atomic_store(&stand.service.release, true);
+    http_loop_wake(stand.service.loop);
+    ck_assert_uint_eq(status_of(fd), 200);
+    close(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* Who waits and leaves is noticed, also where the library does not look. */
+START_TEST(notices_who_left)
+{
+    struct stand stand = {.service = {.hold = true}};
+    int stays, leaves;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    stays = dial(&stand);
+    leaves = dial(&stand);
+    say(stays, POST("/later", "5", "hello"));
+    say(leaves, POST("/later", "5", "hello"));
+    wait_until(&stand.service.waiting, 2);
+    if (stand.address.kind == CONFIG_ADDRESS_TCP) {
+        struct linger reset = {.l_onoff = 1};
+
+        /* TCP cannot tell a closed socket from a half-closed one, whose owner still listens. */
+        ck_assert_int_eq(setsockopt(leaves, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+    }
+    close(leaves);
+    wait_until(&stand.service.waiting, 1);
+    ck_assert_uint_eq(atomic_load(&stand.service.overs), 1);
+    atomic_store(&stand.service.release, true);
+    http_loop_wake(stand.service.loop);
+    ck_assert_uint_eq(status_of(stays), 200);
+    close(stays);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* ---- limits, wakes, ticks ---- */
+
+START_TEST(others_wait_in_the_backlog)
+{
+    struct http_limits two = usual;
+    struct stand stand = {0};
+    int fds[5];
+
+    two.connections = 2;
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &two, by_suspend_of(_i));
+    for (size_t i = 0; i < 5; i++)
+        fds[i] = dial(&stand);
+    for (size_t i = 0; i < 5; i++)
+        say(fds[i], GET("/later"));
+    for (size_t i = 0; i < 5; i++) {
+        ck_assert_uint_eq(status_of(fds[i]), 200);
+        ck_assert_uint_le(http_server_connections(stand.service.server), 2);
+        close(fds[i]);
+    }
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+static void *wake_often(void *context)
+{
+    for (int i = 0; i < 20000; i++)
+        http_loop_wake(context);
+    return NULL;
+}
+
+/* No wake is lost: after the last one, on_wake is called. */
+START_TEST(wakes)
+{
+    struct stand stand = {0};
+    pthread_t threads[2];
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    for (int round = 0; round < 200; round++) {
+        unsigned before = atomic_load(&stand.service.wakes);
+
+        http_loop_wake(stand.service.loop);
+        for (int64_t end = clock_monotonic_ms() + PATIENCE_MS;
+             atomic_load(&stand.service.wakes) == before;)
+            ck_assert_int_lt(clock_monotonic_ms(), end);
+    }
+    for (size_t i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, wake_often, stand.service.loop), 0);
+    for (size_t i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+START_TEST(ticks)
+{
+    struct stand stand = {0};
+    unsigned before;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    before = atomic_load(&stand.service.ticks);
+    for (int64_t end = clock_monotonic_ms() + PATIENCE_MS;
+         atomic_load(&stand.service.ticks) < before + 5; usleep(1000))
+        ck_assert_int_lt(clock_monotonic_ms(), end);
+    ck_assert_int_gt(http_loop_alive_ms(stand.service.loop), clock_monotonic_ms() - PATIENCE_MS);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* An idle loop sleeps, with open connections and with pending requests too: only lower bounds of
+ * time are looked at. The loop is turned by hand. */
+START_TEST(sleeps)
+{
+    struct stand stand = {.service = {.hold = true}};
+    struct service *service = &stand.service;
+    int idle, pending;
+    int64_t start_ms;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    http_loop_free(service->loop);
+    ck_assert_int_eq(http_loop_new("test", &service->loop), 0);
+    ck_assert_int_eq(http_loop_serve(service->loop, stand.listen_fd, &usual, by_suspend_of(_i),
+                                     &callbacks, service, &service->server),
+                     0);
+    idle = dial(&stand);
+    say(idle, GET("/ok"));
+    while (atomic_load(&service->overs) < 1)
+        http_loop_turn(service->loop, 10);
+    for (int i = 0; i < 2 * HTTP_QUIET_TURNS_MAX; i++)
+        http_loop_turn(service->loop, 0);
+    start_ms = clock_monotonic_ms();
+    for (int i = 0; i < 5; i++)
+        http_loop_turn(service->loop, 60000);
+    ck_assert_int_ge(clock_monotonic_ms() - start_ms, 4 * HTTP_TICK_MS - 10);
+    pending = dial(&stand);
+    say(pending, POST("/later", "5", "hello"));
+    while (atomic_load(&service->waiting) < 1)
+        http_loop_turn(service->loop, 10);
+    for (int i = 0; i < 4; i++)
+        http_loop_turn(service->loop, 0);
+    start_ms = clock_monotonic_ms();
+    for (int i = 0; i < 5; i++)
+        http_loop_turn(service->loop, 60000);
+    ck_assert_int_ge(clock_monotonic_ms() - start_ms, 4 * HTTP_PENDING_POLL_MS);
+    close(idle);
+    close(pending);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* ---- the end ---- */
+
+START_TEST(stops_with_requests_under_way)
+{
+    struct stand stand = {.service = {.hold = true}};
+    int fds[4];
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    for (size_t i = 0; i < 4; i++)
+        fds[i] = dial(&stand);
+    say(fds[0], POST("/later", "5", "hello"));
+    say(fds[1], POST("/later", "5", "hel"));
+    say(fds[2], "POST /lat");
+    wait_until(&stand.service.waiting, 1);
+    wait_until(&stand.service.headers, 2);
+    ck_assert_uint_eq(http_loop_requests(stand.service.loop), 2);
+    stop(&stand);
+    for (size_t i = 0; i < 4; i++)
+        expect_end(fds[i]);
+    for (size_t k = 0; k <= HTTP_REFUSAL_TIMEOUT; k++)
+        ck_assert_uint_eq(atomic_load(&stand.service.refused[k]), 0);
+    leave(&stand);
+}
+END_TEST
+
+static void wait_for_drain(const struct http_loop *loop, unsigned left)
+{
+    for (int64_t end = clock_monotonic_ms() + PATIENCE_MS; http_loop_requests(loop) != left;) {
+        ck_assert_int_lt(clock_monotonic_ms(), end);
+        usleep(1000);
+    }
+}
+
+START_TEST(drains)
+{
+    struct stand stand = {.service = {.hold = true}};
+    char text[4096];
+    int waits, idle, silent;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    silent = dial(&stand);
+    idle = dial(&stand);
+    say(idle, GET("/ok"));
+    ck_assert_uint_eq(status_of(idle), 200);
+    waits = dial(&stand);
+    say(waits, POST("/later", "5", "hello"));
+    wait_until(&stand.service.waiting, 1);
+    http_loop_drain(stand.service.loop);
+    expect_end(idle);
+    expect_end(silent);
+    wait_for_drain(stand.service.loop, 1);
+    atomic_store(&stand.service.release, true);
+    http_loop_wake(stand.service.loop);
+    (void)hear(waits, text, sizeof(text));
+    ck_assert_msg(strncmp(text, "HTTP/1.1 200 ", 13) == 0, "%s", text);
+    ck_assert_ptr_nonnull(strstr(text, "\r\nConnection: close\r\n"));
+    expect_end(waits);
+    wait_for_drain(stand.service.loop, 0);
+    stop(&stand);
+    for (size_t k = 0; k <= HTTP_REFUSAL_TIMEOUT; k++)
+        ck_assert_uint_eq(atomic_load(&stand.service.refused[k]), 0);
+    leave(&stand);
+}
+END_TEST
+
+struct caller {
+    const struct stand *stand;
+    atomic_bool enough;
+    atomic_uint answered, failed;
+};
+
+/* A connection for each request, as fast as they come. */
+static void *call_often(void *context)
+{
+    struct caller *caller = context;
+
+    while (!atomic_load(&caller->enough)) {
+        int fd = dial(caller->stand);
+
+        say(fd, POST("/later", "5", "hello"));
+        atomic_fetch_add(status_of(fd) == 200 ? &caller->answered : &caller->failed, 1);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* The service manager holds the socket; the daemon is restarted again and again, and nobody is
+ * refused or left without an answer. */
+START_TEST(restarts_without_a_refusal)
+{
+    struct stand stand = {0};
+    struct caller caller = {.stand = &stand};
+    pthread_t threads[2];
+
+    listen_at(&stand, address_of(_i));
+    for (size_t i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, call_often, &caller), 0);
+    for (unsigned restart = 0; restart < 9; restart++) {
+        unsigned before = atomic_load(&caller.answered);
+        int64_t end_ms = clock_monotonic_ms() + PATIENCE_MS;
+
+        serve(&stand, &usual, by_suspend_of(_i));
+        while (atomic_load(&caller.answered) < before + 50 && clock_monotonic_ms() < end_ms)
+            usleep(1000);
+        if (restart == 8) {
+            atomic_store(&caller.enough, true);
+            for (size_t i = 0; i < 2; i++)
+                ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+        }
+        http_loop_drain(stand.service.loop);
+        wait_for_drain(stand.service.loop, 0);
+        stop(&stand);
+    }
+    ck_assert_uint_eq(atomic_load(&caller.failed), 0);
+    ck_assert_uint_ge(atomic_load(&caller.answered), 9 * 50);
+    leave(&stand);
+}
+END_TEST
+
+/* A daemon that dies without draining, too, leaves the socket usable. */
+START_TEST(hard_stop_leaves_the_socket)
+{
+    struct stand stand = {0};
+
+    listen_at(&stand, address_of(_i));
+    for (int round = 0; round < 3; round++) {
+        int fd;
+
+        serve(&stand, &usual, by_suspend_of(_i));
+        fd = dial(&stand);
+        say(fd, GET("/later"));
+        ck_assert_uint_eq(status_of(fd), 200);
+        stop(&stand);
+        close(fd);
+    }
+    leave(&stand);
+}
+END_TEST
+
+/* ---- http_listen ---- */
+
+static mode_t mode_of(const char *path)
+{
+    struct stat status;
+
+    ck_assert_int_eq(lstat(path, &status), 0);
+    return status.st_mode & 07777;
+}
+
+START_TEST(listens_with_exactly_the_mode)
+{
+    static const mode_t modes[] = {0666, 0660, 0600}, masks[] = {0, 022, 077, 0777};
+    struct config_address address = {.kind = CONFIG_ADDRESS_UNIX};
+    char folder[] = "/tmp/test_http.XXXXXX", why[256];
+
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    (void)snprintf(address.path, sizeof(address.path), "%s/socket", folder);
+    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+        for (size_t k = 0; k < sizeof(masks) / sizeof(masks[0]); k++) {
+            mode_t before = umask(masks[k]);
+            int fd = http_listen(&address, modes[i], why);
+
+            (void)umask(before);
+            ck_assert_msg(fd >= 0, "%s", why);
+            ck_assert_uint_eq(mode_of(address.path), modes[i]);
+            ck_assert_int_eq(fcntl(fd, F_GETFD), FD_CLOEXEC);
+            /* Left behind, it is in the way of the next one, and replaced. */
+            close(fd);
+        }
+    ck_assert_int_eq(unlink(address.path), 0);
+    ck_assert_int_eq(rmdir(folder), 0);
+}
+END_TEST
+
+START_TEST(replaces_only_what_is_stale)
+{
+    struct config_address address = {.kind = CONFIG_ADDRESS_UNIX};
+    char folder[] = "/tmp/test_http.XXXXXX", other[128], why[256] = "";
+    int fd, file;
+
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    (void)snprintf(address.path, sizeof(address.path), "%s/socket", folder);
+    (void)snprintf(other, sizeof(other), "%s/other", folder);
+    fd = http_listen(&address, 0600, why);
+    ck_assert_int_ge(fd, 0);
+    /* One that listens is somebody's. */
+    ck_assert_int_eq(http_listen(&address, 0600, why), -EADDRINUSE);
+    ck_assert_ptr_nonnull(strstr(why, address.path));
+    close(fd);
+    /* A symbolic link is not a socket, wherever it leads. */
+    ck_assert_int_eq(rename(address.path, other), 0);
+    ck_assert_int_eq(symlink(other, address.path), 0);
+    ck_assert_int_eq(http_listen(&address, 0600, why), -EEXIST);
+    ck_assert_int_eq(unlink(address.path), 0);
+    ck_assert_int_eq(unlink(other), 0);
+    /* Nor is a file, which may be anything. */
+    file = open(address.path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    ck_assert_int_ge(file, 0);
+    close(file);
+    ck_assert_int_eq(http_listen(&address, 0600, why), -EEXIST);
+    ck_assert_int_eq(unlink(address.path), 0);
+    ck_assert_int_eq(rmdir(folder), 0);
+    /* No folder. */
+    ck_assert_int_eq(http_listen(&address, 0600, why), -ENOENT);
+    ck_assert_ptr_nonnull(strstr(why, address.path));
+}
+END_TEST
+
+START_TEST(listens_on_tcp)
+{
+    struct config_address address = {.kind = CONFIG_ADDRESS_TCP, .text = "there"};
+    struct sockaddr_in name;
+    socklen_t bytes = sizeof(name);
+    char why[256] = "";
+    int fd, on = 0, six;
+
+    strcpy(address.host, "localhost");
+    ck_assert_int_eq(http_listen(&address, 0, why), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(why, "there"));
+    strcpy(address.host, "127.0.0.1");
+    fd = http_listen(&address, 0, why);
+    ck_assert_msg(fd >= 0, "%s", why);
+    ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&name, &bytes), 0);
+    bytes = sizeof(on);
+    ck_assert_int_eq(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &bytes), 0);
+    ck_assert_int_ne(on, 0);
+    address.port = ntohs(name.sin_port);
+    ck_assert_int_eq(http_listen(&address, 0, why), -EADDRINUSE);
+    /* The wildcard of IPv6 does not take the port of IPv4 along. */
+    strcpy(address.host, "::");
+    six = http_listen(&address, 0, why);
+    if (six >= 0 || errno != EADDRNOTAVAIL) {
+        ck_assert_msg(six >= 0 || strstr(why, "support"), "%s", why);
+        close(six);
+    }
+    close(fd);
+    address.kind = CONFIG_ADDRESS_NONE;
+    ck_assert_int_eq(http_listen(&address, 0, why), -EINVAL);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("http");
@@ -464,6 +1178,26 @@ int main(void)
     tcase_add_loop_test(tests, gathers_a_body, 0, 4);
     tcase_add_loop_test(tests, answers_a_pipeline, 0, 4);
     tcase_add_loop_test(tests, serves_many_connections, 0, 24);
+    tcase_add_loop_test(tests, refuses_and_closes, 0, 4);
+    tcase_add_loop_test(tests, refusal_survives_what_is_still_sent, 0, 4);
+    tcase_add_loop_test(tests, early_answer_closes, 0, 4);
+    tcase_add_loop_test(tests, continues_when_asked, 0, 4);
+    tcase_add_loop_test(tests, closes_after_http_1_0, 0, 4);
+    tcase_add_loop_test(tests, takes_8_kib_of_headers, 0, 4);
+    tcase_add_loop_test(tests, reaps_the_slow, 0, 4);
+    tcase_add_loop_test(tests, spares_who_waits, 0, 4);
+    tcase_add_loop_test(tests, notices_who_left, 0, 4);
+    tcase_add_loop_test(tests, others_wait_in_the_backlog, 0, 4);
+    tcase_add_loop_test(tests, wakes, 0, 2);
+    tcase_add_loop_test(tests, ticks, 0, 2);
+    tcase_add_loop_test(tests, sleeps, 0, 4);
+    tcase_add_loop_test(tests, stops_with_requests_under_way, 0, 4);
+    tcase_add_loop_test(tests, drains, 0, 4);
+    tcase_add_loop_test(tests, restarts_without_a_refusal, 0, 4);
+    tcase_add_loop_test(tests, hard_stop_leaves_the_socket, 0, 4);
+    tcase_add_test(tests, listens_with_exactly_the_mode);
+    tcase_add_test(tests, replaces_only_what_is_stale);
+    tcase_add_test(tests, listens_on_tcp);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
