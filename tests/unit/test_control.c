@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -219,24 +220,122 @@ START_TEST(many_may_wait_for_one_refresh)
 }
 END_TEST
 
-/* Attack: clients that leave while they wait must not leave their requests behind. */
+/* A second refresher for the same cache, whose attempts hang until the test lets them go: nobody
+ * accepts at its unix socket but the test. */
+static struct refresher *slow_refresher;
+static char slow_path[96];
+static int slow_fd;
+
+static int listen_slow(void)
+{
+    struct config_address address = {.kind = CONFIG_ADDRESS_UNIX};
+    char why[256] = "";
+
+    (void)snprintf(slow_path, sizeof slow_path, "%s/slow", rooms.folder);
+    strcpy(address.path, slow_path);
+    int fd = http_listen(&address, 0600, why);
+    ck_assert_msg(fd >= 0, "%s", why);
+    ck_assert_int_eq(fcntl(fd, F_SETFL, 0), 0); /* accept shall wait */
+    return fd;
+}
+
+/* Ends the attempt that is under way, without an answer. */
+static void end_attempt(void)
+{
+    int fd = accept(slow_fd, NULL, NULL);
+
+    ck_assert_int_ge(fd, 0);
+    (void)close(fd);
+}
+
+static void setup_slow(void)
+{
+    rooms_make(&rooms, set_one);
+    slow_fd = listen_slow();
+    const struct refresher_settings slow = {
+        .source = {.kind = CONFIG_KEYS_UNIX, .path = slow_path, .timeout_ms = ROOMS_CALL_MS},
+        .interval_s = 3600,
+        .cache = rooms.keys,
+        .metrics = rooms.metrics};
+    ck_assert_int_eq(refresher_start(&slow, &slow_refresher), 0);
+    const struct control_settings settings = {.health = rooms.health,
+                                              .key_cache = rooms.keys,
+                                              .refresher = slow_refresher,
+                                              .version = "1.2.3"};
+    ck_assert_int_eq(control_new(&settings, &control), 0);
+    run();
+}
+
+static void teardown_slow(void)
+{
+    rooms_stop(&rooms);
+    control_free(control);
+    refresher_stop(slow_refresher);
+    (void)close(slow_fd);
+    rooms_remove(&rooms);
+}
+
+static int send_refresh(void)
+{
+    static const char request[] =
+        "POST /v1/keys/refresh HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n";
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    strcpy(name.sun_path, rooms.address.path);
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&name, sizeof name), 0);
+    ck_assert_int_eq(send(fd, request, sizeof request - 1, MSG_NOSIGNAL),
+                     (ssize_t)sizeof request - 1);
+    return fd;
+}
+
+static void await_requests(unsigned count)
+{
+    while (http_loop_requests(rooms.reader_loop) != count)
+        (void)usleep(1000);
+}
+
+static uint64_t slow_attempts(void)
+{
+    struct refresher_state state;
+
+    refresher_state(slow_refresher, &state);
+    return state.attempts;
+}
+
+/* Attack: clients that leave while they wait. What is left of their requests must not be answered
+ * when the attempt ends. */
 START_TEST(who_leaves_while_waiting_is_forgotten)
 {
-    static const char request[] = "POST /v1/keys/refresh HTTP/1.1\r\nHost: d\r\n"
-                                  "Content-Length: 0\r\n\r\n";
+    int fds[8];
+    char text[64] = "";
 
-    for (size_t i = 0; i < 50; i++) {
-        struct sockaddr_un name = {.sun_family = AF_UNIX};
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        strcpy(name.sun_path, rooms.address.path);
-        ck_assert_int_eq(connect(fd, (struct sockaddr *)&name, sizeof name), 0);
-        ck_assert_int_eq(send(fd, request, sizeof request - 1, MSG_NOSIGNAL),
-                         (ssize_t)sizeof request - 1);
-        (void)close(fd);
+    for (size_t i = 0; i < 8; i++)
+        fds[i] = send_refresh();
+    await_requests(8);
+    for (size_t i = 0; i < 8; i += 2)
+        (void)close(fds[i]);
+    await_requests(4); /* the others still wait: the attempt hangs */
+    ck_assert_uint_eq(slow_attempts(), 0);
+    end_attempt();
+    for (size_t i = 1; i < 8; i += 2) {
+        ck_assert_int_gt(recv(fds[i], text, sizeof text - 1, 0), 12);
+        ck_assert_int_eq(strncmp(text, "HTTP/1.1 502", 12), 0);
+        (void)close(fds[i]);
     }
-    json_decref(ask("POST", "/v1/keys/refresh", NULL));
-    while (http_loop_requests(rooms.reader_loop) > 0)
-        (void)usleep(1000);
+    await_requests(0);
+    ck_assert_uint_eq(slow_attempts(), 1); /* one for all */
+}
+END_TEST
+
+/* A stop while a client waits: the request ends with the loop, and nothing is left. */
+START_TEST(a_stop_ends_the_waiting)
+{
+    int fd = send_refresh();
+
+    await_requests(1);
+    http_loop_drain(rooms.reader_loop);
+    (void)fd; /* stays open: teardown stops the loop under it */
 }
 END_TEST
 
@@ -473,11 +572,11 @@ START_TEST(the_wrong_method_is_a_problem)
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name, void (*with)(void))
+static TCase *add_case(Suite *suite, const char *name, void (*with)(void), void (*after)(void))
 {
     TCase *tests = tcase_create(name);
 
-    tcase_add_checked_fixture(tests, with, teardown);
+    tcase_add_checked_fixture(tests, with, after);
     tcase_set_timeout(tests, 60);
     suite_add_tcase(suite, tests);
     return tests;
@@ -486,9 +585,10 @@ static TCase *add_case(Suite *suite, const char *name, void (*with)(void))
 int main(void)
 {
     Suite *suite = suite_create("control");
-    TCase *usual = add_case(suite, "usual", setup);
-    TCase *without_keys = add_case(suite, "without keys", setup_without_keys);
-    TCase *tcp = add_case(suite, "tcp", setup_tcp);
+    TCase *usual = add_case(suite, "usual", setup, teardown);
+    TCase *without_keys = add_case(suite, "without keys", setup_without_keys, teardown);
+    TCase *tcp = add_case(suite, "tcp", setup_tcp, teardown);
+    TCase *slow = add_case(suite, "slow", setup_slow, teardown_slow);
 
     (void)signal(SIGPIPE, SIG_IGN);
     make_sets();
@@ -497,7 +597,6 @@ int main(void)
     tcase_add_test(usual, refresh_fetches_what_is_published_now);
     tcase_add_test(usual, a_refresh_that_fails_says_why_and_keeps_the_keys);
     tcase_add_test(usual, many_may_wait_for_one_refresh);
-    tcase_add_test(usual, who_leaves_while_waiting_is_forgotten);
     tcase_add_test(usual, a_distrusted_key_is_out_at_once_and_after_a_restart);
     tcase_add_test(usual, a_kid_may_be_distrusted_before_it_is_seen);
     tcase_add_test(usual, what_is_no_kid_is_refused);
@@ -510,6 +609,8 @@ int main(void)
     tcase_add_test(usual, the_wrong_method_is_a_problem);
     tcase_add_test(without_keys, no_keys_are_listed);
     tcase_add_test(without_keys, state_without_keys_says_why);
+    tcase_add_test(slow, who_leaves_while_waiting_is_forgotten);
+    tcase_add_test(slow, a_stop_ends_the_waiting);
     tcase_add_test(tcp, without_a_known_peer_nothing_is_changed);
 
     SRunner *runner = srunner_create(suite);

@@ -187,6 +187,8 @@ START_TEST(metrics_are_those_of_now)
     ck_assert(sample("siwa_key_age_seconds") < 3600);
     ck_assert(sample("process_resident_memory_bytes") > 0);
     ck_assert(sample("process_open_fds") > 3);
+    ck_assert_int_eq(key_cache_distrust(rooms.keys, "monitor-key"), 0);
+    ck_assert(sample("siwa_keys_current") == 0); /* no refresh came between */
     double started_s = sample("siwa_start_time_seconds");
     ck_assert(started_s > 1700000000);
     ck_assert(started_s <= (double)clock_wall_ms() / 1000);
