@@ -3,7 +3,9 @@
 import fcntl
 import json
 import os
+import shutil
 import stat
+import subprocess
 import time
 import unittest
 
@@ -150,6 +152,127 @@ class Keys(unittest.TestCase):
         self.daemon.command("keys", "--distrust", check=2)
         self.daemon.command("keys", "operand", check=2)
         self.assertIn("--distrust KID", self.daemon.command("keys", "--help", check=0).stdout)
+
+
+class TestDaemon(unittest.TestCase):
+    """What the running daemon is asked for."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.apple = harness.Apple("kid-one", "kid-two")
+
+    def body(self, key):
+        return self.apple.body(self.apple.notification(key=self.apple.keys[key]))
+
+    def only(self, *keys):
+        """The key set with these alone."""
+        return self.apple.key_set([self.apple.keys[key] for key in keys])
+
+    def states(self, daemon):
+        return {key["kid"]: key["state"] for key in json.loads(daemon.control("GET", "/v1/keys").body)["keys"]}
+
+    def test_refresh_takes_what_is_published_now(self):
+        with harness.Daemon(self.apple) as daemon:
+            daemon.publish(self.only(0))
+            done = daemon.command("keys", "--refresh", check=0)
+            self.assertRegex(done.stdout, r"(?m)^kid-one +current ")
+            self.assertRegex(done.stdout, r"(?m)^kid-two +grace ")
+            daemon.publish(self.only(1))
+            answer = json.loads(daemon.command("keys", "--refresh", "--json", check=0).stdout)
+            self.assertEqual(answer["result"], "ok")
+            self.assertEqual({key["kid"]: key["state"] for key in answer["keys"]["keys"]},
+                             {"kid-one": "grace", "kid-two": "current"})
+            self.assertEqual(daemon.post(self.body(0)), (200, "accepted"))
+
+    def test_a_refresh_that_fails_says_why_and_changes_nothing(self):
+        with harness.Daemon(self.apple) as daemon:
+            harness.wait_until(lambda: daemon.get("/readyz").status == 200, "keys are there")
+            daemon.publish("no key set")
+            done = daemon.command("keys", "--refresh", check=1)
+            self.assertEqual(done.stdout, "")
+            self.assertIn("could not be fetched: bad_set", done.stderr)
+            self.assertEqual(daemon.post(self.body(0)), (200, "accepted"))
+            state = json.loads(daemon.control("GET", "/v1/state").body)
+            self.assertEqual(state["refresh"]["result"], "bad_set")
+            self.assertTrue(state["refresh"]["why"])
+            self.assertTrue(state["health"]["ready"])
+
+    def test_distrust_works_at_once_and_survives_a_restart(self):
+        with harness.Daemon(self.apple) as daemon:
+            self.assertEqual(daemon.post(self.body(0)), (200, "accepted"))
+            self.assertEqual(daemon.post(self.body(1)), (200, "accepted"))
+            done = daemon.command("keys", "--distrust", "kid-one", check=0)
+            self.assertEqual(done.stdout, "kid-one is distrusted from now on\n")
+            for _ in range(2):
+                self.assertNotEqual(daemon.post(self.body(0))[0], 200)
+                self.assertEqual(daemon.post(self.body(1)), (200, "accepted"))
+                daemon.command("keys", "--refresh", check=0)  # it is still published
+                self.assertEqual(self.states(daemon), {"kid-one": "distrusted", "kid-two": "current"})
+                self.assertNotEqual(daemon.post(self.body(0))[0], 200)
+                daemon.restart()
+            self.assertEqual(len(daemon.rows()), 4)
+
+    def test_the_file_is_not_changed_behind_a_running_daemon(self):
+        with harness.Daemon(self.apple) as daemon:
+            daemon.command("keys", "--refresh", check=0)  # its answer comes after the file
+            before = (daemon.directory / "keys.json").read_bytes()
+            elsewhere = daemon.settings.pop("control")
+            done = daemon.command("keys", "--distrust", "kid-one", check=1)
+            self.assertIn("a daemon has", done.stderr)
+            self.assertEqual((daemon.directory / "keys.json").read_bytes(), before)
+            daemon.settings["control"] = elsewhere
+
+    def test_another_user_may_not(self):
+        """The socket's mode keeps others out; who is let in to read may still change nothing."""
+        if os.geteuid() != 0:
+            self.skipTest("becoming another user needs root")
+        with harness.Daemon(self.apple) as daemon:
+            harness.wait_until(lambda: daemon.get("/readyz").status == 200, "keys are there")
+            control = daemon.directory / "control.sock"
+            self.assertEqual(stat.S_IMODE(control.stat().st_mode), 0o660)
+            program = shutil.copy(harness.PROGRAM, daemon.directory / "program")
+            os.chmod(daemon.directory, 0o755)
+            os.chmod(daemon.config_file, 0o644)
+
+            def as_nobody(*arguments):
+                return subprocess.run([program, "keys", "--config", daemon.config_file, *arguments], user=65534,
+                                      group=65534, extra_groups=[], capture_output=True, text=True, check=False,
+                                      cwd="/", timeout=harness.PATIENCE_S)
+
+            done = as_nobody("--distrust", "kid-one")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("may not be opened by this user", done.stderr)
+            os.chmod(control, 0o666)
+            for arguments in ("--distrust", "kid-one"), ("--refresh",):
+                done = as_nobody(*arguments)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("Only root and the user of the daemon", done.stderr)
+            self.assertEqual(self.states(daemon), {"kid-one": "current", "kid-two": "current"})
+
+    def test_state_tells_about_the_process(self):
+        with harness.Daemon(self.apple) as daemon:
+            self.assertEqual(daemon.post(self.body(0)), (200, "accepted"))
+            state = json.loads(daemon.control("GET", "/v1/state").body)
+            self.assertEqual(state["pid"], daemon.pid)
+            self.assertIn(f" {state['version']}", daemon_version())
+            self.assertGreaterEqual(state["uptime_s"], 0)
+            self.assertEqual((state["writer"]["rows"], state["writer"]["queued_events"]), (1, 0))
+
+    def test_errors_are_problems(self):
+        with harness.Daemon(self.apple) as daemon:
+            for method, path, body, status, kind in (
+                    ("GET", "/v1/none", None, 404, "not-found"),
+                    ("GET", "/v1/keys/refresh", None, 405, "method-not-allowed"),
+                    ("POST", "/v1/keys/distrust", "{}", 400, "bad-request")):
+                reply = daemon.control(method, path, body)
+                self.assertEqual((reply.status, reply.headers["Content-Type"]), (status, "application/problem+json"))
+                problem = json.loads(reply.body)
+                self.assertEqual((problem["status"], problem["type"]), (status, f"/problems/{kind}"))
+                self.assertEqual(set(problem), {"type", "title", "status", "detail"})
+
+
+def daemon_version():
+    return subprocess.run([harness.PROGRAM, "version"], capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
