@@ -81,6 +81,9 @@ struct delivery *writer_collect(struct writer *writer);
 /* Any thread. */
 void writer_state(struct writer *writer, struct writer_state *ret_state);
 
+/* Another bound for the queue, from now on. Any thread. */
+void writer_set_queue_events(struct writer *writer, unsigned queue_events);
+
 /* Takes nothing more, commits all that is queued, joins the thread. What was committed can still be
  * collected; then writer_free, which takes NULL and releases the rest. */
 void writer_stop(struct writer *writer);

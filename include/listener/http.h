@@ -82,6 +82,10 @@ int http_loop_serve(struct http_loop *loop, int listen_fd, const struct http_lim
  * or -errno. */
 int http_loop_start(struct http_loop *loop);
 
+/* Other limits from now on, for requests that begin from now on; the number of connections stays
+ * what http_loop_serve was given. The loop's thread. */
+void http_server_set_limits(struct http_server *server, const struct http_limits *limits);
+
 /* Makes the loop turn and call on_wake of each of its servers; no system call when the loop is
  * awake or already woken. Any thread; async-signal-safe; keeps errno. */
 void http_loop_wake(struct http_loop *loop);

@@ -31,7 +31,6 @@ struct ingress;
 /* What Apple's path works with; everything is borrowed and outlives the ingress. */
 struct ingress_settings {
     const struct config *config;
-    struct policy *policy; /* the ingress takes a reference of its own */
     struct key_cache *keys;
     struct refresher *refresher;
     struct writer *writer;
@@ -46,6 +45,16 @@ int ingress_new(const struct ingress_settings *settings, struct ingress **ret_in
 /* Releases an ingress whose loop is gone; NULL is allowed. Deliveries that the writer still holds
  * stay the writer's. */
 void ingress_free(struct ingress *ingress);
+
+/* Takes over a configuration that was read anew: apps, issuers, late, leeway and the limits of
+ * requests count for every request that is judged from the next turn of the loop on. Requests under
+ * way go on. path, limits.connections and what lies outside Apple's path stay as they were. server
+ * is the one that serves this ingress. 0, and the ingress owns config; -ENOMEM, and nothing
+ * changed. Any thread. */
+int ingress_reconfigure(struct ingress *ingress, struct config *config, struct http_server *server);
+
+/* The limits of Apple's listener in a configuration. */
+struct http_limits ingress_limits(const struct config *config);
 
 /* The service to be given to http_loop_serve, with the ingress as its context. */
 const struct http_service *ingress_service(void);

@@ -25,7 +25,6 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "dispatcher/outbox.h"
-#include "dispatcher/policy.h"
 #include "dispatcher/writer.h"
 #include "keys/fetch.h"
 #include "keys/key_cache.h"
@@ -50,8 +49,8 @@
 #define CONTROL_SOCKET_MODE 0660
 
 struct serve {
-    struct config *config;
-    struct policy *policy;
+    const char *config_file;
+    struct config *config; /* of the start; rooms borrow from it to the end */
     struct metrics *metrics;
     struct key_cache *keys;
     struct outbox *outbox;
@@ -306,7 +305,6 @@ static int make_services(struct serve *serve)
     const struct config *config = serve->config;
     struct ingress_settings ingress = {
         .config = config,
-        .policy = serve->policy,
         .keys = serve->keys,
         .refresher = serve->refresher,
         .writer = serve->writer,
@@ -340,16 +338,15 @@ static int make_services(struct serve *serve)
     return error ? refuse(serve, error, "cannot prepare the listeners") : 0;
 }
 
+/* Of the two small listeners: the times of Apple's, their own sizes. */
 static struct http_limits limits_of(const struct config *config, unsigned connections,
                                     size_t body_bytes)
 {
-    return (struct http_limits){
-        .connections = connections,
-        .body_bytes = body_bytes,
-        .headers_ms = config->limits.headers_s * 1000,
-        .request_ms = config->limits.request_s * 1000,
-        .idle_ms = config->limits.idle_s * 1000,
-    };
+    struct http_limits limits = ingress_limits(config);
+
+    limits.connections = connections;
+    limits.body_bytes = body_bytes;
+    return limits;
 }
 
 static int serve_one(struct serve *serve, struct http_loop *loop, int fd,
@@ -368,8 +365,7 @@ static int serve_one(struct serve *serve, struct http_loop *loop, int fd,
 static int start_loops(struct serve *serve)
 {
     const struct config *config = serve->config;
-    struct http_limits notify =
-        limits_of(config, config->limits.connections, config->limits.body_bytes);
+    struct http_limits notify = ingress_limits(config);
     struct http_limits monitor = limits_of(config, MONITOR_CONNECTIONS, MONITOR_BODY_MAX_BYTES);
     struct http_limits control = limits_of(config, CONTROL_CONNECTIONS, CONTROL_BODY_MAX_BYTES);
     int error;
@@ -391,10 +387,8 @@ static int start_loops(struct serve *serve)
 
 static int make_basics(struct serve *serve)
 {
-    int error = policy_new(serve->config, &serve->policy);
+    int error = metrics_new(&serve->metrics);
 
-    if (!error)
-        error = metrics_new(&serve->metrics);
     if (!error)
         error = http_loop_new("notify", &serve->notify_loop);
     if (!error)
@@ -482,7 +476,6 @@ static int serve_down(struct serve *serve)
                   "the outbox was not checkpointed; nothing is lost", log_text("why", why));
     key_cache_free(serve->keys);
     metrics_free(serve->metrics);
-    policy_unref(serve->policy);
     free(serve->keys_file);
     config_free(serve->config);
     return error == -EBUSY ? 0 : error; /* a reader that is in the way is no failure of ours */
@@ -505,16 +498,68 @@ static int open_signals(void)
     return fd < 0 ? -errno : fd;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+    return strcmp(a ? a : "", b ? b : "") == 0;
+}
+
+/* Says of each setting that differs, and that only a restart can change, that it waits for one. */
+static void warn_of_restart(const char *file, const struct config *old, const struct config *new)
+{
+    const struct {
+        const char *setting;
+        bool same;
+    } fixed[] = {
+        {"listen", same_text(old->listen.text, new->listen.text)},
+        {"monitor", same_text(old->monitor.text, new->monitor.text)},
+        {"control", same_text(old->control.text, new->control.text)},
+        {"path", same_text(old->path, new->path)},
+        {"database", same_text(old->database, new->database)},
+        {"keys", old->keys_source == new->keys_source &&same_text(old->keys_path, new->keys_path)},
+        {"key_url", same_text(old->key_url, new->key_url)},
+        {"ca_file", same_text(old->ca_file, new->ca_file)},
+        {"proxy", same_text(old->proxy, new->proxy)},
+        {"limits.connections", old->limits.connections == new->limits.connections},
+        {"limits.key_refresh_s", old->limits.key_refresh_s == new->limits.key_refresh_s},
+    };
+
+    for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
+        if (!fixed[i].same)
+            log_event(LOG_LEVEL_WARNING, "a changed setting takes effect at the next restart only",
+                      log_text("setting", fixed[i].setting), log_text("file", file));
+}
+
+/* The whole file is checked before anything of it counts; a bad one changes nothing. */
+static void reload(struct serve *serve)
+{
+    struct config *config;
+
+    service_notify("STATUS=reading the configuration anew");
+    if (config_load(serve->config_file, stderr, &config) != 0) {
+        log_event(LOG_LEVEL_ERROR, "the configuration is not valid; the one in force stays",
+                  log_text("file", serve->config_file));
+        return;
+    }
+    warn_of_restart(serve->config_file, serve->config, config);
+    writer_set_queue_events(serve->writer, config->limits.queue_events);
+    if (ingress_reconfigure(serve->ingress, config, serve->notify_server) != 0) {
+        log_event(LOG_LEVEL_ERROR, "out of memory; the configuration in force stays",
+                  log_text("file", serve->config_file));
+        config_free(config);
+        return;
+    }
+    http_loop_wake(serve->notify_loop);
+}
+
 /* Whether a signal asks us to stop. */
-static bool asked_to_stop(int signal_fd)
+static bool asked_to_stop(struct serve *serve, int signal_fd)
 {
     struct signalfd_siginfo info;
 
     while (read(signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo != SIGHUP)
             return true;
-        log_event(LOG_LEVEL_NOTICE, "SIGHUP: the configuration is read at start only; restart",
-                  log_number("pid", (int64_t)info.ssi_pid));
+        reload(serve);
     }
     return false;
 }
@@ -548,7 +593,7 @@ static void run(struct serve *serve, int signal_fd)
     for (;;) {
         if (poll(fds, 2, tick_ms) < 0 && errno != EINTR)
             return;
-        if (atomic_load(&serve->failed) || asked_to_stop(signal_fd))
+        if (atomic_load(&serve->failed) || asked_to_stop(serve, signal_fd))
             return;
         tell_service_manager(serve);
     }
@@ -567,10 +612,14 @@ static void log_ready(const struct serve *serve, int64_t began_ms)
                   log_text("file", serve->config->keys_path));
 }
 
-static int serve_with(struct config *config)
+static int serve_with(const char *config_file, struct config *config)
 {
-    struct serve serve = {
-        .config = config, .notify_fd = -1, .monitor_fd = -1, .control_fd = -1, .failed_fd = -1};
+    struct serve serve = {.config_file = config_file,
+                          .config = config,
+                          .notify_fd = -1,
+                          .monitor_fd = -1,
+                          .control_fd = -1,
+                          .failed_fd = -1};
     int64_t began_ms = clock_monotonic_ms();
     int signal_fd, error;
 
@@ -607,7 +656,7 @@ int cli_serve(int argc, char **argv)
             "Receives notifications, verifies them, and commits them to the outbox before it\n"
             "answers 200. Runs in the foreground until SIGTERM; logs to standard error. Sockets\n"
             "that the service manager passes (notify, monitor, control) go before the\n"
-            "configured ones.",
+            "configured ones. SIGHUP reads the configuration anew.",
         .options = options,
     };
     struct config *config;
@@ -622,5 +671,5 @@ int cli_serve(int argc, char **argv)
                   file);
         return CLI_REFUSED;
     }
-    return serve_with(config);
+    return serve_with(file, config);
 }

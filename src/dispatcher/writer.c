@@ -511,6 +511,13 @@ void writer_state(struct writer *writer, struct writer_state *ret_state)
     pthread_mutex_unlock(&writer->lock);
 }
 
+void writer_set_queue_events(struct writer *writer, unsigned queue_events)
+{
+    pthread_mutex_lock(&writer->lock);
+    writer->settings.queue_events = queue_events;
+    pthread_mutex_unlock(&writer->lock);
+}
+
 void writer_stop(struct writer *writer)
 {
     pthread_mutex_lock(&writer->lock);

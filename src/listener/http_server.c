@@ -163,6 +163,14 @@ int http_server_open(struct http_server *server, int listen_fd)
     return 0;
 }
 
+void http_server_set_limits(struct http_server *server, const struct http_limits *limits)
+{
+    unsigned connections = server->limits.connections;
+
+    server->limits = *limits;
+    server->limits.connections = connections; /* the library asked for it once */
+}
+
 void http_server_quiesce(struct http_server *server)
 {
     if (server->daemon)

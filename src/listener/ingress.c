@@ -1,6 +1,7 @@
 #include "listener/ingress.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,9 +34,20 @@ struct app_series {
     struct metrics_series *last_accepted;
 };
 
+/* A configuration on its way from the thread that read it to the loop. */
+struct reload {
+    struct config *config;
+    struct policy *policy;
+    struct http_server *server;
+};
+
 struct ingress {
     struct ingress_settings set;
+    const struct config *config; /* in force: the one of the start, or owned */
+    struct config *owned;
     struct policy *policy;
+    pthread_mutex_t reload_lock;
+    struct reload reload; /* the newest that was not adopted yet; guarded by the lock */
     struct jws_context *jws;
     struct key_snapshot *snapshot;
     uint64_t snapshot_generation;
@@ -46,7 +58,7 @@ struct ingress {
     struct waiting_list unused, committing, held; /* the latter two in order of their deadlines */
     unsigned held_count;
 
-    struct metrics_family *notifications;
+    struct metrics_family *notifications, *events, *last_accepted;
     struct app_series *apps; /* one for each app of the policy, in its order */
     struct metrics_series *nameless[VERDICT_COUNT]; /* client_id "": no signature verified */
     struct metrics_series *refused_not_found, *refused_method, *refused_framing, *refused_no_length,
@@ -59,9 +71,13 @@ struct ingress {
 
 /* -- metrics ----------------------------------------------------------------------------------- */
 
-static struct app_series *series_of(struct ingress *ingress, const struct config_app *app)
+/* The series of an app, or NULL where a reload has taken it away while its delivery was under way.
+ * The app may belong to an older policy than the one in force. */
+static struct app_series *series_of(struct ingress *ingress, const char *client_id)
 {
-    return &ingress->apps[app - policy_at(ingress->policy, 0)];
+    const struct config_app *app = policy_find(ingress->policy, client_id);
+
+    return app ? &ingress->apps[app - policy_at(ingress->policy, 0)] : NULL;
 }
 
 /* The name under which an audience that is not configured is counted: its own for the first few,
@@ -82,10 +98,12 @@ static const char *audience_name(struct ingress *ingress, const char *audience)
 }
 
 static void count_notification(struct ingress *ingress, enum verdict verdict,
-                               const struct config_app *app, const char *verified_audience)
+                               const char *verified_audience)
 {
-    if (app)
-        metrics_add(series_of(ingress, app)->outcomes[verdict], 1);
+    struct app_series *series = verified_audience ? series_of(ingress, verified_audience) : NULL;
+
+    if (series)
+        metrics_add(series->outcomes[verdict], 1);
     else if (verified_audience)
         metrics_add(metrics_with(ingress->notifications,
                                  (const char *[]){verdict_label(verdict),
@@ -95,52 +113,58 @@ static void count_notification(struct ingress *ingress, enum verdict verdict,
         metrics_add(ingress->nameless[verdict], 1);
 }
 
-static void register_app_series(struct ingress *ingress, struct metrics_family *events,
-                                struct metrics_family *last_accepted, size_t index)
+static void register_app_series(struct ingress *ingress, const char *client_id,
+                                struct app_series *series)
 {
-    const char *client_id = policy_at(ingress->policy, index)->client_id;
-    struct app_series *series = &ingress->apps[index];
-
     for (int verdict = 0; verdict < VERDICT_COUNT; verdict++)
         series->outcomes[verdict] =
             metrics_with(ingress->notifications,
                          (const char *[]){verdict_label((enum verdict)verdict), client_id});
     for (int kind = 0; kind < EVENT_TYPE_COUNT; kind++)
         series->events[kind] = metrics_with(
-            events, (const char *[]){event_type_text((enum event_type)kind), client_id});
-    series->last_accepted = metrics_with(last_accepted, (const char *[]){client_id});
+            ingress->events, (const char *[]){event_type_text((enum event_type)kind), client_id});
+    series->last_accepted = metrics_with(ingress->last_accepted, (const char *[]){client_id});
 }
 
 /* Every configured app has its series from the start: silence must show as zero, not as absence. */
+static struct app_series *series_of_all(struct ingress *ingress, const struct policy *policy)
+{
+    size_t count = policy_count(policy);
+    struct app_series *all = calloc(count ? count : 1, sizeof(*all));
+
+    for (size_t i = 0; all && i < count; i++)
+        register_app_series(ingress, policy_at(policy, i)->client_id, &all[i]);
+    return all;
+}
+
 static int register_metrics(struct ingress *ingress)
 {
     struct metrics *metrics = ingress->set.metrics;
-    size_t app_count = policy_count(ingress->policy);
-    struct metrics_family *events, *last_accepted, *refused;
+    struct metrics_family *refused;
 
     ingress->notifications = metrics_register(
         metrics, METRICS_COUNTER, "siwa_notifications_total",
         "Notifications by outcome; client_id is empty where no signature verified.",
         (const char *const[]){"outcome", "client_id", NULL}, NULL, 0);
-    events = metrics_register(metrics, METRICS_COUNTER, "siwa_events_total",
-                              "Events stored in the outbox.",
-                              (const char *const[]){"type", "client_id", NULL}, NULL, 0);
-    last_accepted =
+    ingress->events = metrics_register(metrics, METRICS_COUNTER, "siwa_events_total",
+                                       "Events stored in the outbox.",
+                                       (const char *const[]){"type", "client_id", NULL}, NULL, 0);
+    ingress->last_accepted =
         metrics_register(metrics, METRICS_GAUGE, "siwa_last_accepted_timestamp_seconds",
                          "When the last notification for this app was accepted; 0 for never.",
                          (const char *const[]){"client_id", NULL}, NULL, 0);
     refused = metrics_register(metrics, METRICS_COUNTER, "siwa_http_refused_total",
                                "Requests to Apple's listener that were turned away unread.",
                                (const char *const[]){"reason", NULL}, NULL, 0);
-    ingress->apps = calloc(app_count ? app_count : 1, sizeof(*ingress->apps));
-    if (!ingress->notifications || !events || !last_accepted || !refused || !ingress->apps)
+    if (!ingress->notifications || !ingress->events || !ingress->last_accepted || !refused)
+        return -ENOMEM;
+    ingress->apps = series_of_all(ingress, ingress->policy);
+    if (!ingress->apps)
         return -ENOMEM;
 
     for (int verdict = 0; verdict < VERDICT_COUNT; verdict++)
         ingress->nameless[verdict] = metrics_with(
             ingress->notifications, (const char *[]){verdict_label((enum verdict)verdict), ""});
-    for (size_t i = 0; i < app_count; i++)
-        register_app_series(ingress, events, last_accepted, i);
     ingress->refused_not_found = metrics_with(refused, (const char *[]){"not_found"});
     ingress->refused_method = metrics_with(refused, (const char *[]){"method"});
     ingress->refused_framing = metrics_with(refused, (const char *[]){"framing"});
@@ -264,7 +288,7 @@ static void renew_snapshot(struct ingress *ingress)
 static void judge(struct ingress *ingress, const char *body, size_t body_bytes, int64_t now_ms,
                   struct judgement *ret_judgement)
 {
-    const struct config *config = ingress->set.config;
+    const struct config *config = ingress->config;
 
     renew_snapshot(ingress);
     struct key_lookup lookup = {.snapshot = ingress->snapshot, .now_s = now_ms / 1000};
@@ -287,10 +311,9 @@ static void conclude(struct ingress *ingress, struct http_request *request, enum
                      const struct judgement *judgement, int64_t began_us)
 {
     const char *audience = judgement->signature_verified ? judgement->notification.aud : NULL;
-    const struct config_app *app = audience ? policy_find(ingress->policy, audience) : NULL;
 
     http_request_answer(request, ingress->replies[verdict]);
-    count_notification(ingress, verdict, app, audience);
+    count_notification(ingress, verdict, audience);
     log_notification(ingress, verdict, judgement, NULL, began_us);
 }
 
@@ -445,8 +468,10 @@ static void on_refused(void *context, enum http_refusal refusal)
 static void count_stored(struct ingress *ingress, const struct delivery *delivery)
 {
     const struct notification *notification = &delivery->judgement.notification;
-    struct app_series *series = series_of(ingress, delivery->app);
+    struct app_series *series = series_of(ingress, delivery->app->client_id);
 
+    if (!series)
+        return;
     metrics_set(series->last_accepted, (double)delivery->received_at_ms / 1000.0);
     for (size_t i = 0; i < notification->event_count; i++)
         if (delivery->stored & (UINT32_C(1) << i))
@@ -464,7 +489,7 @@ static void take_back(struct ingress *ingress, struct delivery *delivery)
         struct http_request *request = waiting->request;
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[delivery->verdict]);
-        count_notification(ingress, delivery->verdict, delivery->app, NULL);
+        count_notification(ingress, delivery->verdict, delivery->app->client_id);
     }
     /* Also where nobody waits any more: the line then says what became of it after the 503. */
     log_notification(ingress, delivery->verdict, &delivery->judgement, delivery,
@@ -494,6 +519,38 @@ static void release_held(struct ingress *ingress)
     }
 }
 
+static void adopt_reload(struct ingress *ingress)
+{
+    struct reload reload;
+    struct app_series *apps;
+    struct http_limits limits;
+
+    pthread_mutex_lock(&ingress->reload_lock);
+    reload = ingress->reload;
+    ingress->reload = (struct reload){0};
+    pthread_mutex_unlock(&ingress->reload_lock);
+    if (!reload.config)
+        return;
+    apps = series_of_all(ingress, reload.policy);
+    if (!apps) {
+        log_write(LOG_LEVEL_ERROR, "out of memory; the configuration stays as it was", NULL);
+        policy_unref(reload.policy);
+        config_free(reload.config);
+        return;
+    }
+    free(ingress->apps);
+    ingress->apps = apps;
+    policy_unref(ingress->policy);
+    ingress->policy = reload.policy;
+    config_free(ingress->owned);
+    ingress->owned = reload.config;
+    ingress->config = reload.config;
+    limits = ingress_limits(reload.config);
+    http_server_set_limits(reload.server, &limits);
+    log_event(LOG_LEVEL_NOTICE, "the new configuration is in force",
+              log_number("apps", (int64_t)policy_count(ingress->policy)));
+}
+
 static void on_wake(void *context)
 {
     struct ingress *ingress = context;
@@ -505,6 +562,7 @@ static void on_wake(void *context)
         take_back(ingress, delivery);
         delivery = next;
     }
+    adopt_reload(ingress);
     release_held(ingress);
     log_flush();
 }
@@ -517,11 +575,11 @@ static void on_tick(void *context, int64_t now_ms)
 
     while ((waiting = TAILQ_FIRST(&ingress->committing)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;
-        const struct config_app *app = waiting->delivery->app;
+        const char *client_id = waiting->delivery->app->client_id;
 
+        count_notification(ingress, VERDICT_BUSY, client_id);
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[VERDICT_BUSY]);
-        count_notification(ingress, VERDICT_BUSY, app, NULL);
     }
     while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;
@@ -599,10 +657,13 @@ int ingress_new(const struct ingress_settings *settings, struct ingress **ret_in
     if (!ingress)
         return -ENOMEM;
     ingress->set = *settings;
-    ingress->policy = policy_ref(settings->policy);
+    ingress->config = settings->config;
+    pthread_mutex_init(&ingress->reload_lock, NULL);
     ingress->unverified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
     ingress->verified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
-    error = make_pool(ingress);
+    error = policy_new(settings->config, &ingress->policy);
+    if (!error)
+        error = make_pool(ingress);
     if (!error)
         error = jws_context_new(&ingress->jws);
     if (!error)
@@ -632,15 +693,46 @@ void ingress_free(struct ingress *ingress)
     key_snapshot_unref(ingress->snapshot);
     jws_context_free(ingress->jws);
     policy_unref(ingress->policy);
+    policy_unref(ingress->reload.policy);
+    config_free(ingress->reload.config);
+    config_free(ingress->owned);
+    pthread_mutex_destroy(&ingress->reload_lock);
     free(ingress);
+}
+
+struct http_limits ingress_limits(const struct config *config)
+{
+    return (struct http_limits){
+        .connections = config->limits.connections,
+        .body_bytes = config->limits.body_bytes,
+        .headers_ms = config->limits.headers_s * 1000,
+        .request_ms = config->limits.request_s * 1000,
+        .idle_ms = config->limits.idle_s * 1000,
+    };
+}
+
+int ingress_reconfigure(struct ingress *ingress, struct config *config, struct http_server *server)
+{
+    struct reload before, after = {.config = config, .server = server};
+    int error = policy_new(config, &after.policy);
+
+    if (error)
+        return error;
+    pthread_mutex_lock(&ingress->reload_lock);
+    before = ingress->reload;
+    ingress->reload = after;
+    pthread_mutex_unlock(&ingress->reload_lock);
+    policy_unref(before.policy);
+    config_free(before.config);
+    return 0;
 }
 
 void ingress_restore_last_accepted(struct ingress *ingress, const char *client_id, int64_t last_ms)
 {
-    const struct config_app *app = policy_find(ingress->policy, client_id);
+    struct app_series *series = series_of(ingress, client_id);
 
-    if (app)
-        metrics_set(series_of(ingress, app)->last_accepted, (double)last_ms / 1000.0);
+    if (series)
+        metrics_set(series->last_accepted, (double)last_ms / 1000.0);
 }
 
 void ingress_refuse_new(struct ingress *ingress)

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import signal
 import socket
 import threading
 import unittest
@@ -287,6 +288,58 @@ class TestLife(ServeCase):
             self.assertTrue(answers)
             self.assertEqual({answer for answer in answers}, {(200, "accepted")})
             self.assertEqual(len(daemon.rows()), len(answers))
+
+    def test_sighup_adds_and_removes_apps_without_a_lost_request(self):
+        new = [{"client_id": "com.example.new", "app": "New", "team": "ABCDE12345"}]
+        with Daemon(self.apple, settings={"limits": {"body_bytes": 4096}}) as daemon:
+            bodies = [self.body() for _ in range(60)]
+            self.assertEqual(daemon.post(self.body(aud="com.example.new")), (503, "wrong_audience"))
+            self.assertEqual(daemon.post(" " * 5000)[0], 413)
+            answers = []
+            sender = threading.Thread(target=lambda: answers.extend(daemon.post(body) for body in bodies))
+            sender.start()
+            both = daemon.settings["apps"] + new
+            for apps in (both, daemon.settings["apps"], both):
+                self.reload(daemon, apps=apps, limits={"body_bytes": 8192})
+            sender.join()
+            self.assertEqual(set(answers), {(200, "accepted")})
+            self.assertEqual(daemon.post(self.body(aud="com.example.new")), (200, "accepted"))
+            self.assertEqual(daemon.post(" " * 5000), (400, "bad_body"))
+            metrics = daemon.metrics()
+            self.assertEqual(metrics.value("siwa_events_total", type="account-delete", client_id="com.example.new"), 0)
+            self.assertEqual(metrics.value("siwa_events_total", type="consent-revoked", client_id="com.example.new"), 1)
+            # an app that was taken away is not ours any more
+            self.reload(daemon, apps=new)
+            self.assertEqual(daemon.post(self.body()), (503, "wrong_audience"))
+            self.reload(daemon, apps=both)
+            self.assertEqual(daemon.post(bodies[0]), (200, "duplicate"))
+
+    def reload(self, daemon, **settings):
+        daemon.settings.update(settings)
+        daemon.write_config()
+        seen = daemon.log().count("the new configuration is in force")
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_until(lambda: daemon.log().count("the new configuration is in force") > seen, "the new configuration")
+
+    def test_sighup_with_a_bad_file_changes_nothing_and_says_so(self):
+        with Daemon(self.apple) as daemon:
+            good = daemon.settings
+            daemon.settings = {**good, "apps": [], "late": "perhaps"}
+            daemon.write_config()
+            os.kill(daemon.pid, signal.SIGHUP)
+            wait_until(lambda: "the one in force stays" in daemon.log(), "the refusal")
+            self.assertIn("late", daemon.log())
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            daemon.settings = good
+
+    def test_sighup_names_what_needs_a_restart(self):
+        with Daemon(self.apple) as daemon:
+            good = dict(daemon.settings)
+            self.reload(daemon, database=f"{daemon.directory}/other.db", path="/elsewhere")
+            for setting in ("database", "path"):
+                self.assertIn(f"setting={setting}", daemon.log())
+            daemon.settings = good
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
 
     def test_a_second_daemon_on_the_same_file_is_refused(self):
         with Daemon(self.apple) as daemon:
