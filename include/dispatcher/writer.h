@@ -30,6 +30,7 @@ struct writer_settings {
 
 struct writer_state {
     unsigned queued_events;
+    unsigned queue_events; /* their bound */
     bool committing;
     int64_t committing_since_ms; /* monotonic; with committing */
     int64_t alive_ms;            /* monotonic: when the thread last showed life */

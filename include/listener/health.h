@@ -36,7 +36,6 @@ struct health;
 struct health_sources {
     const char *database; /* its path */
     struct writer *writer;
-    unsigned queue_events; /* the bound */
     struct refresher *refresher;
     unsigned key_refresh_s;
     struct key_cache *key_cache;
@@ -62,7 +61,6 @@ enum health_file {
 /* Everything that the judgement looks at. */
 struct health_facts {
     struct health_pulse pulse;
-    unsigned queue_bound;
 
     bool keys_usable;
     size_t keys_current;      /* in the published set and not distrusted */

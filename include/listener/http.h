@@ -105,7 +105,12 @@ unsigned http_loop_requests(const struct http_loop *loop);
 /* Open connections. Any thread. */
 unsigned http_server_connections(const struct http_server *server);
 
-/* Ends what is left, joins the thread, frees the loop and its servers. on_over is called for each
+/* Ends and joins the thread; once it returned, no service is called until http_loop_free. The other
+ * functions may still be called, so that whoever wakes a loop or looks at it can be ended between
+ * the two. NULL is allowed, and a loop that has stopped. */
+void http_loop_stop(struct http_loop *loop);
+
+/* Stops the loop, ends what is left, frees the loop and its servers. on_over is called for each
  * request that was under way. NULL is allowed. */
 void http_loop_free(struct http_loop *loop);
 

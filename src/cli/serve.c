@@ -313,7 +313,6 @@ static int make_services(struct serve *serve)
     struct health_sources sources = {
         .database = config->database,
         .writer = serve->writer,
-        .queue_events = config->limits.queue_events,
         .refresher = serve->refresher,
         .key_refresh_s = config->limits.key_refresh_s,
         .key_cache = serve->keys,
@@ -458,13 +457,17 @@ static int serve_down(struct serve *serve)
     int error;
 
     atomic_store(&serve->check_stop, true);
-    http_loop_free(serve->notify_loop);
-    http_loop_free(serve->reader_loop);
+    /* First nobody is called any more, then nobody wakes a loop, then the loops may go: each side
+     * looks at the other until it ends. */
+    http_loop_stop(serve->reader_loop);
+    http_loop_stop(serve->notify_loop);
     refresher_stop(serve->refresher);
     if (serve->check_started)
         pthread_join(serve->check_thread, NULL);
     if (serve->writer)
         writer_stop(serve->writer);
+    http_loop_free(serve->reader_loop);
+    http_loop_free(serve->notify_loop);
     writer_free(serve->writer);
     control_free(serve->control);
     monitor_free(serve->monitor);

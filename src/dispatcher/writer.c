@@ -508,6 +508,7 @@ void writer_state(struct writer *writer, struct writer_state *ret_state)
     pthread_mutex_lock(&writer->lock);
     *ret_state = writer->state;
     ret_state->queued_events = writer->queued_events;
+    ret_state->queue_events = writer->settings.queue_events;
     pthread_mutex_unlock(&writer->lock);
 }
 

@@ -352,8 +352,8 @@ static void get_state(struct control *control, struct http_request *request)
                         "health", health_json(&report), "keys", keys_now_json(control), "refresh",
                         refresh_json(&report.facts.refresher), "writer", "queued_events",
                         (json_int_t)writer->queued_events, "queue_events",
-                        (json_int_t)report.facts.queue_bound, "commits",
-                        (json_int_t)writer->commits, "rows", (json_int_t)writer->rows));
+                        (json_int_t)writer->queue_events, "commits", (json_int_t)writer->commits,
+                        "rows", (json_int_t)writer->rows));
 }
 
 /* ---- routes ---- */

@@ -232,13 +232,14 @@ static void judge_commit(const struct health_facts *facts, struct health_check *
 static void judge_queue(const struct health_facts *facts, struct health_check *check)
 {
     unsigned depth = facts->pulse.writer.queued_events;
+    unsigned bound = facts->pulse.writer.queue_events;
 
-    if (depth >= facts->queue_bound)
+    if (depth >= bound)
         conclude(check, HEALTH_STATE_FAIL,
                  "the queue is full (%u events): more arrives than the disk takes", depth);
-    else if (depth > facts->queue_bound / 2)
+    else if (depth > bound / 2)
         conclude(check, HEALTH_STATE_WARN, "the queue is more than half full (%u of %u events)",
-                 depth, facts->queue_bound);
+                 depth, bound);
     else
         conclude_ok(check);
 }
@@ -458,7 +459,7 @@ bool health_alive(struct health *health, char ret_why[HEALTH_WHY_BYTES])
 
 void health_report(struct health *health, struct health_report *ret_report)
 {
-    struct health_facts facts = {.queue_bound = health->sources.queue_events};
+    struct health_facts facts = {0};
 
     health_tick(health);
     gather_clock(health, &facts);
@@ -517,7 +518,7 @@ static json_t *numbers(const struct health_facts *facts, enum health_check_id id
                          "commits", (json_int_t)writer->commits, "rows", (json_int_t)writer->rows);
     case HEALTH_CHECK_QUEUE:
         return json_pack("{s:I,s:I}", "depth", (json_int_t)writer->queued_events, "bound",
-                         (json_int_t)facts->queue_bound);
+                         (json_int_t)writer->queue_events);
     case HEALTH_CHECK_DISK:
         return json_pack("{s:I,s:I}", "free_bytes", (json_int_t)facts->disk_free_bytes,
                          "size_bytes", (json_int_t)facts->disk_size_bytes);

@@ -222,14 +222,21 @@ unsigned http_loop_requests(const struct http_loop *loop)
     return count;
 }
 
+void http_loop_stop(struct http_loop *loop)
+{
+    if (!loop || !loop->running)
+        return;
+    atomic_store(&loop->stop, true);
+    http_loop_wake(loop);
+    (void)pthread_join(loop->thread, NULL);
+    loop->running = false;
+}
+
 void http_loop_free(struct http_loop *loop)
 {
     if (!loop)
         return;
-    atomic_store(&loop->stop, true);
-    http_loop_wake(loop);
-    if (loop->running)
-        (void)pthread_join(loop->thread, NULL);
+    http_loop_stop(loop);
     for (unsigned i = 0; i < loop->server_count; i++)
         http_server_close(&loop->servers[i]);
     http_linger_close(&loop->linger);

@@ -116,7 +116,8 @@ class Keys(unittest.TestCase):
         self.remember(("a", now, now, None))
         os.chown(self.daemon.directory, 65534, 65534)
         os.chown(self.keys_file, 65534, 65534)
-        self.daemon.command("keys", "--distrust", "a", check=0)
+        # the search for leaks does not get along with a process that changes its user
+        self.daemon.command("keys", "--distrust", "a", check=0, environment={"ASAN_OPTIONS": "detect_leaks=0"})
         self.assertEqual(self.keys_file.stat().st_uid, 65534)
         self.assertEqual(self.states(), {"a": "distrusted"})
 

@@ -117,7 +117,6 @@ static inline void rooms_make(struct rooms *rooms, const char *set)
     rooms_await_attempts(rooms, 1);
     const struct health_sources sources = {.database = rooms->database,
                                            .writer = rooms->writer,
-                                           .queue_events = ROOMS_QUEUE_EVENTS,
                                            .refresher = rooms->refresher,
                                            .key_refresh_s = 3600,
                                            .key_cache = rooms->keys,

@@ -22,12 +22,12 @@
 static struct health_facts good_facts(void)
 {
     return (struct health_facts){
-        .pulse = {.now_ms = NOW_MS,
-                  .notify_alive_ms = NOW_MS - 100,
-                  .reader_alive_ms = NOW_MS - 100,
-                  .refresher_alive_ms = NOW_MS - 1000,
-                  .writer = {.alive_ms = NOW_MS - 1000, .commits = 7, .rows = 9}},
-        .queue_bound = 100,
+        .pulse =
+            {.now_ms = NOW_MS,
+             .notify_alive_ms = NOW_MS - 100,
+             .reader_alive_ms = NOW_MS - 100,
+             .refresher_alive_ms = NOW_MS - 1000,
+             .writer = {.alive_ms = NOW_MS - 1000, .queue_events = 100, .commits = 7, .rows = 9}},
         .keys_usable = true,
         .keys_current = 3,
         .keys_refreshed_s = WALL_S - 60,
