@@ -35,6 +35,7 @@ struct writer_state {
     int64_t committing_since_ms; /* monotonic; with committing */
     int64_t alive_ms;            /* monotonic: when the thread last showed life */
     bool failing;                /* the last batch failed for a transient reason */
+    int64_t failed_ms;           /* monotonic, with failing: when it did */
     bool fatal;
     char why[OUTBOX_WHY_BYTES]; /* with failing or fatal */
     uint64_t commits, rows;

@@ -193,6 +193,8 @@ static bool is_fatal(enum outbox_error error)
 static void note_error(struct writer *writer, enum outbox_error error)
 {
     writer->state.failing = error == OUTBOX_ERROR_TRANSIENT;
+    if (writer->state.failing)
+        writer->state.failed_ms = clock_monotonic_ms();
     writer->state.fatal = is_fatal(error);
     snprintf(writer->state.why, sizeof writer->state.why, "%s",
              error == OUTBOX_ERROR_NONE ? "" : outbox_error_text(writer->settings.outbox));

@@ -186,8 +186,6 @@ static void judge_database(const struct health_facts *facts, struct health_check
 
     if (writer->fatal)
         conclude(check, HEALTH_STATE_FAIL, "the storage failed for good: %s", writer->why);
-    else if (writer->failing)
-        conclude(check, HEALTH_STATE_FAIL, "the last commit failed: %s", writer->why);
     else if (facts->file == HEALTH_FILE_MISSING)
         conclude(check, HEALTH_STATE_FAIL,
                  "the database file was deleted or moved under the running daemon; put it back and "
@@ -202,6 +200,15 @@ static void judge_database(const struct health_facts *facts, struct health_check
     else if (facts->disk_known && facts->disk_read_only)
         conclude(check, HEALTH_STATE_FAIL,
                  "the file system of the database is mounted read-only; remount it read-write");
+    else if (writer->failing)
+        /* Only a notification shows whether it is over. A proxy that sends none to a daemon that
+         * is not ready shall not wait for ever. */
+        conclude(check,
+                 stuck(facts->pulse.now_ms, writer->failed_ms, HEALTH_FAILED_MS)
+                     ? HEALTH_STATE_WARN
+                     : HEALTH_STATE_FAIL,
+                 "the last commit, %" PRId64 " s ago, failed: %s",
+                 (facts->pulse.now_ms - writer->failed_ms) / 1000, writer->why);
     else if (facts->wal_bytes > OUTBOX_WAL_LIMIT_BYTES)
         conclude(check, HEALTH_STATE_WARN,
                  "the write-ahead log has grown to %" PRIu64

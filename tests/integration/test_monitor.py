@@ -132,6 +132,21 @@ class TestDisk(MonitorCase):
             filler.unlink()
             self.assertEqual(self.ready(daemon)[0], 200)
 
+    def test_a_read_only_file_system(self):
+        """What is seen at the database's path; the files that are open keep their own view of it."""
+        directory = self.mount(200)
+        with Daemon(self.apple, directory=directory) as daemon:
+            self.await_ready(daemon, 200)
+            subprocess.run(["mount", "--bind", directory, directory], check=True)
+            try:
+                subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True)
+                status, checks = self.ready(daemon)
+                self.assertEqual((status, checks["database"]["state"]), (503, "fail"))
+                self.assertIn("read-only", checks["database"]["why"])
+            finally:
+                subprocess.run(["umount", "--lazy", directory], check=True)
+            self.assertEqual(self.ready(daemon)[0], 200)
+
     def test_no_space(self):
         with Daemon(self.apple, directory=self.mount(80)) as daemon:
             self.await_ready(daemon, 200)

@@ -250,8 +250,11 @@ START_TEST(a_failing_writer_is_not_ready)
     struct health_facts facts = good_facts();
 
     facts.pulse.writer.failing = true;
+    facts.pulse.writer.failed_ms = NOW_MS - 30000;
     strcpy(facts.pulse.writer.why, "database or disk is full (SQLITE_FULL)");
     ck_assert_int_eq(judged(&facts, HEALTH_CHECK_DATABASE, 0, "SQLITE_FULL"), HEALTH_STATE_FAIL);
+    facts.pulse.writer.failed_ms--; /* let the next notification show whether it is over */
+    ck_assert_int_eq(judged(&facts, HEALTH_CHECK_DATABASE, 0, "30 s ago"), HEALTH_STATE_WARN);
     facts.pulse.writer.failing = false;
     facts.pulse.writer.fatal = true;
     ck_assert_int_eq(judged(&facts, HEALTH_CHECK_DATABASE, 1U << HEALTH_CHECK_THREADS, "for good"),
