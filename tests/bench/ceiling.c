@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
+#include <openssl/rsa.h>
+#include <openssl/sha.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
@@ -65,8 +67,7 @@ static int measure_rsa(const char *keys_path, const char *bodies_path, double se
     struct bodies bodies = bodies_open(bodies_path);
     size_t count = bodies.count < RSA_TOKENS_MAX ? bodies.count : RSA_TOKENS_MAX;
     struct jws *tokens = calloc(count, sizeof *tokens);
-    EVP_MD_CTX *context = EVP_MD_CTX_new();
-    EVP_PKEY *key = jwk_pkey(jwks_at(keys, 0));
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(jwk_pkey(jwks_at(keys, 0)), NULL);
 
     if (!tokens || !context)
         die("rsa", "out of memory");
@@ -79,7 +80,9 @@ static int measure_rsa(const char *keys_path, const char *bodies_path, double se
             die(bodies_path, "holds what is no notification");
         notification_token_release(&token);
     }
-    if (EVP_DigestVerifyInit(context, NULL, EVP_sha256(), NULL, key) != 1)
+    if (EVP_PKEY_verify_init(context) != 1 ||
+        EVP_PKEY_CTX_set_rsa_padding(context, RSA_PKCS1_PADDING) != 1 ||
+        EVP_PKEY_CTX_set_signature_md(context, EVP_sha256()) != 1)
         die("rsa", "OpenSSL refuses the key");
 
     uint64_t verified = 0;
@@ -87,17 +90,18 @@ static int measure_rsa(const char *keys_path, const char *bodies_path, double se
     int64_t end_us = begin_us + (int64_t)(seconds * MICROS_A_SECOND);
     while (clock_monotonic_us() < end_us) {
         const struct jws *token = &tokens[verified % count];
-        /* Without key and digest it only starts the next message under the same ones. */
-        if (EVP_DigestVerifyInit(context, NULL, NULL, NULL, NULL) != 1 ||
-            EVP_DigestVerify(context, token->signature, token->signature_bytes,
-                             (const unsigned char *)token->signing_input,
-                             token->signing_input_bytes) != 1)
+        unsigned char digest[SHA256_DIGEST_LENGTH];
+        /* The cheapest way that there is: EVP_DigestVerify costs a microsecond more. */
+        if (!SHA256((const unsigned char *)token->signing_input, token->signing_input_bytes,
+                    digest) ||
+            EVP_PKEY_verify(context, token->signature, token->signature_bytes, digest,
+                            sizeof digest) != 1)
             die("rsa", "a signature does not verify");
         verified++;
     }
     printf("{\"verified\":%" PRIu64 ",\"cpu_us\":%.3f}\n", verified,
            (double)(cpu_us() - begin_cpu_us) / (double)verified);
-    EVP_MD_CTX_free(context);
+    EVP_PKEY_CTX_free(context);
     free(tokens);
     jwks_free(keys);
     return 0;
