@@ -217,59 +217,95 @@ int http_server_patience_ms(struct http_server *server)
     return server->quiet_turns < HTTP_QUIET_TURNS_MAX ? 0 : HTTP_PENDING_POLL_MS;
 }
 
-static bool has_unread(int fd)
+enum socket_end { SOCKET_OPEN = 0, SOCKET_UNREAD, SOCKET_OVER };
+
+static enum socket_end look_into(int fd)
 {
     char one;
+    ssize_t got = recv(fd, &one, 1, MSG_PEEK | MSG_DONTWAIT);
 
-    return recv(fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    if (got > 0)
+        return SOCKET_UNREAD;
+    return got == 0 ? SOCKET_OVER : SOCKET_OPEN;
 }
 
-/* The library neither reads nor watches a suspended connection. */
-static bool has_left(const struct http_connection *connection)
+/* Whether the client ended its side and nobody told us. The library does not watch a suspended
+ * connection; and when the end comes together with the last bytes, it takes the short read for all
+ * there was and hears no more of it, for its events are edges. Between requests the end can have
+ * been lost only at first. */
+static bool has_left(const struct http_connection *connection, int64_t now_ms)
 {
     struct pollfd peer = {.fd = connection->fd, .events = POLLRDHUP};
 
-    return connection->request.suspended && poll(&peer, 1, 0) > 0 &&
-           (peer.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    switch (connection->phase) {
+    case HTTP_PHASE_PENDING:
+        return connection->request.suspended && poll(&peer, 1, 0) > 0 &&
+               (peer.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    case HTTP_PHASE_ACCEPTED:
+    case HTTP_PHASE_HEAD:
+    case HTTP_PHASE_BODY:
+        return look_into(connection->fd) == SOCKET_OVER;
+    case HTTP_PHASE_IDLE:
+        return now_ms < connection->since_ms + 4 * (int64_t)HTTP_TICK_MS &&
+               look_into(connection->fd) == SOCKET_OVER;
+    default:
+        return false;
+    }
 }
 
 /* While draining, a silent connection has little time left; but a client that may have just sent a
  * request still gets its answer. */
 static bool is_due(const struct http_connection *connection, bool draining, int64_t now_ms)
 {
+    int64_t patience_ms;
+
     if (now_ms >= connection->deadline_ms)
         return true;
     if (!draining)
         return false;
     if (connection->phase == HTTP_PHASE_IDLE)
-        return now_ms >= connection->since_ms + HTTP_DRAIN_IDLE_MS && !has_unread(connection->fd);
-    return connection->phase == HTTP_PHASE_ACCEPTED &&
-           now_ms >= connection->since_ms + HTTP_DRAIN_ACCEPTED_MS && !has_unread(connection->fd);
+        patience_ms = HTTP_DRAIN_IDLE_MS;
+    else if (connection->phase == HTTP_PHASE_ACCEPTED)
+        patience_ms = HTTP_DRAIN_ACCEPTED_MS;
+    else
+        return false;
+    return now_ms >= connection->since_ms + patience_ms &&
+           look_into(connection->fd) != SOCKET_UNREAD;
+}
+
+static void refuse_late(struct http_server *server, enum http_phase phase)
+{
+    bool under_way = phase == HTTP_PHASE_HEAD || phase == HTTP_PHASE_BODY ||
+                     (phase == HTTP_PHASE_ACCEPTED && !server->loop->draining);
+
+    if (under_way && server->service->on_refused)
+        server->service->on_refused(server->context, HTTP_REFUSAL_TIMEOUT);
 }
 
 static void reap(struct http_connection *connection)
 {
-    struct http_server *server = connection->server;
-    bool draining = server->loop->draining;
-
     connection->reaped = true;
-    if (server->service->on_refused &&
-        (connection->phase == HTTP_PHASE_HEAD || connection->phase == HTTP_PHASE_BODY ||
-         (connection->phase == HTTP_PHASE_ACCEPTED && !draining)))
-        server->service->on_refused(server->context, HTTP_REFUSAL_TIMEOUT);
     if (connection->request.suspended)
         http_request_abort(&connection->request);
     /* The library hears of it as of any hang-up. */
     (void)shutdown(connection->fd, SHUT_RDWR);
-    server->progress = true;
+    connection->server->progress = true;
 }
 
 void http_server_reap(struct http_server *server)
 {
-    for (struct http_connection *at = server->connections; at; at = at->next)
-        if (!at->reaped &&
-            (is_due(at, server->loop->draining, server->loop->now_ms) || has_left(at)))
+    int64_t now_ms = server->loop->now_ms;
+
+    for (struct http_connection *at = server->connections; at; at = at->next) {
+        if (at->reaped)
+            continue;
+        if (has_left(at, now_ms)) {
             reap(at);
+        } else if (is_due(at, server->loop->draining, now_ms)) {
+            refuse_late(server, at->phase);
+            reap(at);
+        }
+    }
 }
 
 int http_server_adopt(struct http_server *server, int fd)

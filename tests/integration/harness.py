@@ -676,8 +676,9 @@ http {{
 class Haproxy(Proxy):
     """The real HAProxy."""
 
-    def __init__(self, upstream, directory):
+    def __init__(self, upstream, directory, rules=""):
         super().__init__("haproxy", upstream, directory)
+        self.rules = rules
 
     def launch(self):
         program = command_path("haproxy")
@@ -692,6 +693,7 @@ defaults
     timeout server 30s
 listen front
     bind unix@{self.socket}
+    {self.rules}
     server daemon {upstream}
 """)
         self.spawn([program, "-f", config])

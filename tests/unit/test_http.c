@@ -806,6 +806,43 @@ START_TEST(notices_who_left)
 }
 END_TEST
 
+/* A client that ends its side in the middle of a request, in the same moment as its last bytes,
+ * holds no place until the deadline; one that ends it after a whole request gets its answer first.
+ */
+START_TEST(notices_half_a_request)
+{
+    struct stand stand = {0};
+    static const char *const halves[] = {"P", "POST /echo HTTP/1.1\r\nHost: a\r\n",
+                                         POST("/echo", "5", "hel")};
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &usual, by_suspend_of(_i));
+    for (int round = 0; round < 30; round++) {
+        int fds[3];
+
+        for (size_t i = 0; i < 3; i++) {
+            fds[i] = dial(&stand);
+            say(fds[i], halves[i]);
+            ck_assert_int_eq(shutdown(fds[i], SHUT_WR), 0);
+        }
+        /* Long before headers_ms, 10 s. */
+        for (size_t i = 0; i < 3; i++)
+            expect_end(fds[i]);
+    }
+    ck_assert_uint_eq(atomic_load(&stand.service.refused[HTTP_REFUSAL_TIMEOUT]), 0);
+    for (int round = 0; round < 30; round++) {
+        int fd = dial(&stand);
+
+        say(fd, POST("/echo", "5", "hello"));
+        ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+        ck_assert_uint_eq(status_of(fd), 200);
+        expect_end(fd);
+    }
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
 /* ---- limits, wakes, ticks ---- */
 
 START_TEST(others_wait_in_the_backlog)
@@ -1187,6 +1224,7 @@ int main(void)
     tcase_add_loop_test(tests, reaps_the_slow, 0, 4);
     tcase_add_loop_test(tests, spares_who_waits, 0, 4);
     tcase_add_loop_test(tests, notices_who_left, 0, 4);
+    tcase_add_loop_test(tests, notices_half_a_request, 0, 4);
     tcase_add_loop_test(tests, others_wait_in_the_backlog, 0, 4);
     tcase_add_loop_test(tests, wakes, 0, 2);
     tcase_add_loop_test(tests, ticks, 0, 2);
