@@ -24,13 +24,27 @@ static enum outbox_error note(struct outbox *outbox, enum outbox_error error, co
     return error;
 }
 
+/* SQLite forgets errno where a COMMIT fails, but the WAL remembers its own last one. */
+static int os_error_of(struct outbox *outbox, int code)
+{
+    int os_error = sqlite3_system_errno(outbox->db);
+    sqlite3_file *wal = NULL;
+
+    if (os_error != 0 || code != SQLITE_IOERR_WRITE)
+        return os_error;
+    if (sqlite3_file_control(outbox->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal) == SQLITE_OK &&
+        wal && wal->pMethods)
+        wal->pMethods->xFileControl(wal, SQLITE_FCNTL_LAST_ERRNO, &os_error);
+    return os_error;
+}
+
 static enum outbox_error check(struct outbox *outbox, int code)
 {
     int os_error;
 
     if (code == SQLITE_OK)
         return OUTBOX_ERROR_NONE;
-    os_error = sqlite3_system_errno(outbox->db);
+    os_error = os_error_of(outbox, code);
     snprintf(outbox->error_text, sizeof outbox->error_text, "%s (%s%s%s)", sqlite3_errstr(code),
              outbox_error_name(code), os_error ? ", " : "", os_error ? strerror(os_error) : "");
     return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code));
