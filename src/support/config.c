@@ -15,8 +15,6 @@
 #include "support/log.h"
 #include "support/words.h"
 
-#define PROBLEM_MAX_BYTES 400
-
 /* Memory that lives as long as the configuration. */
 struct block {
     struct block *next;
@@ -25,7 +23,7 @@ struct block {
 
 struct problem {
     unsigned line; /* 0: of the whole file */
-    char text[PROBLEM_MAX_BYTES];
+    char *text;
 };
 
 /* One reading of one file. */
@@ -52,15 +50,17 @@ const char *config_library_version(void)
 
 static void add_problem(struct reader *reader, unsigned line, const char *format, va_list arguments)
 {
-    struct problem *problem;
+    struct problem problem = {.line = line};
 
     if (reader->problem_count == CONFIG_PROBLEMS_MAX) {
         reader->problems_left_out++;
         return;
     }
-    problem = &reader->problems[reader->problem_count++];
-    problem->line = line;
-    (void)vsnprintf(problem->text, sizeof problem->text, format, arguments);
+    if (vasprintf(&problem.text, format, arguments) < 0) {
+        reader->out_of_memory = true;
+        return;
+    }
+    reader->problems[reader->problem_count++] = problem;
 }
 
 static void __attribute__((format(printf, 3, 4)))
@@ -608,61 +608,71 @@ static void check_together(struct reader *reader)
              "meant for tests");
 }
 
-/* Reads a whole regular file, NUL-terminated. The size is bounded while reading, not by what fstat
- * said. 0 or -errno; -EINVAL after saying why. */
+/* Reads an open file of at most size_bytes (and never more than that, whatever becomes of it
+ * meanwhile) to its end. Returns the bytes read, or -errno. */
+static ssize_t read_all(int fd, char *text, size_t size_bytes)
+{
+    size_t bytes = 0;
+
+    while (bytes < size_bytes) {
+        ssize_t got = read(fd, text + bytes, size_bytes - bytes);
+
+        if (got == 0)
+            break;
+        if (got < 0 && errno != EINTR)
+            return -errno;
+        bytes += got > 0 ? (size_t)got : 0;
+    }
+    return (ssize_t)bytes;
+}
+
+/* Whether an open file is one to read settings from; says why not. */
+static bool check_file(struct reader *reader, const struct stat *status)
+{
+    if (!S_ISREG(status->st_mode)) {
+        refuse(reader, 0, "this is not a regular file");
+        return false;
+    }
+    if (status->st_size > CONFIG_FILE_MAX_BYTES) {
+        refuse(reader, 0, "is larger than %d bytes; takes less", CONFIG_FILE_MAX_BYTES);
+        return false;
+    }
+    if ((status->st_mode & S_IWOTH) != 0)
+        warn(reader, 0, "warning: every user of this machine can write this file; chmod o-w it");
+    return true;
+}
+
+/* Reads a whole regular file, NUL-terminated. 0 or -errno; -EINVAL after saying why. */
 static int read_file(struct reader *reader, const char *file, char **ret_text)
 {
     /* Not blocking, so that a FIFO in the place of the file is refused instead of waited for. */
     int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status;
     char *text = NULL;
-    size_t bytes = 0;
-    ssize_t got = 0;
-    int error = 0;
+    ssize_t bytes;
 
     if (fd < 0)
         return -errno;
     if (fstat(fd, &status) != 0) {
-        error = -errno;
-        goto out;
+        bytes = -errno;
+    } else if (!check_file(reader, &status)) {
+        bytes = -EINVAL;
+    } else {
+        text = malloc((size_t)status.st_size + 1);
+        bytes = text != NULL ? read_all(fd, text, (size_t)status.st_size) : -ENOMEM;
     }
-    if (!S_ISREG(status.st_mode)) {
-        refuse(reader, 0, "this is not a regular file");
-        error = -EINVAL;
-        goto out;
-    }
-    if ((status.st_mode & S_IWOTH) != 0)
-        warn(reader, 0, "warning: every user of this machine can write this file; chmod o-w it");
-    text = malloc(CONFIG_FILE_MAX_BYTES + 2);
-    if (text == NULL) {
-        error = -ENOMEM;
-        goto out;
-    }
-    while (bytes <= CONFIG_FILE_MAX_BYTES) {
-        got = read(fd, text + bytes, CONFIG_FILE_MAX_BYTES + 1 - bytes);
-        if (got == 0 || (got < 0 && errno != EINTR))
-            break;
-        bytes += got > 0 ? (size_t)got : 0;
-    }
-    if (got < 0) {
-        error = -errno;
-    } else if (bytes > CONFIG_FILE_MAX_BYTES) {
-        refuse(reader, 0, "is larger than %d bytes; takes less", CONFIG_FILE_MAX_BYTES);
-        error = -EINVAL;
-    }
-    text[bytes <= CONFIG_FILE_MAX_BYTES ? bytes : CONFIG_FILE_MAX_BYTES] = '\0';
-    if (error == 0 && strlen(text) != bytes) {
-        refuse(reader, 0, "holds a NUL byte; a configuration is text");
-        error = -EINVAL;
-    }
-out:
     (void)close(fd);
-    if (error != 0) {
-        free(text);
-        return error;
+    if (bytes >= 0) {
+        text[bytes] = '\0';
+        if (strlen(text) == (size_t)bytes) {
+            *ret_text = text;
+            return 0;
+        }
+        refuse(reader, 0, "holds a NUL byte; a configuration is text");
+        bytes = -EINVAL;
     }
-    *ret_text = text;
-    return 0;
+    free(text);
+    return (int)bytes;
 }
 
 static int compare_problems(const void *a, const void *b)
@@ -672,6 +682,7 @@ static int compare_problems(const void *a, const void *b)
     return (one->line > other->line) - (one->line < other->line);
 }
 
+/* Writes and forgets what was found. */
 static void write_problems(struct reader *reader, const char *file, FILE *out)
 {
     /* Few, and mostly in order: qsort is not stable, and what is said of one line has an order. */
@@ -685,12 +696,13 @@ static void write_problems(struct reader *reader, const char *file, FILE *out)
         }
     }
     for (size_t i = 0; i < reader->problem_count; i++) {
-        const struct problem *problem = &reader->problems[i];
+        struct problem *problem = &reader->problems[i];
 
         if (problem->line > 0)
             (void)fprintf(out, "%s:%u: %s\n", file, problem->line, problem->text);
         else
             (void)fprintf(out, "%s: %s\n", file, problem->text);
+        free(problem->text);
     }
     if (reader->problems_left_out > 0)
         (void)fprintf(out, "%s: and %zu more\n", file, reader->problems_left_out);
