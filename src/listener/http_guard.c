@@ -203,28 +203,40 @@ enum http_guard http_guard_judge(const struct http_head *head, size_t body_bytes
     return HTTP_GUARD_PASS;
 }
 
+/* CR and LF, as the library leaves them. */
+static bool is_line_end(const char *at)
+{
+    return at[0] == '\0' && at[1] == '\0';
+}
+
 /* The library parses in place: it puts NULs over separators and hands out pointers into the block.
  * So the parts must lie one behind the other with exactly the separators of RFC 9112 between. Read
- * as numbers, because a folded line is copied elsewhere. */
+ * as numbers, because a folded line is copied elsewhere. What it leaves no trace of is a NUL, or
+ * the colon of an empty name, beside a LF in the place of a CR; no proxy that was tried lets such a
+ * head pass. */
 bool http_guard_tiles(const struct http_head *head)
 {
     uintptr_t method = (uintptr_t)head->method, target = (uintptr_t)head->target_at;
     uintptr_t version = (uintptr_t)head->version;
-    uintptr_t next = version + VERSION_BYTES + 2;
+    uintptr_t next = version + VERSION_BYTES + 2, end = method + head->block_bytes;
 
-    if (target != method + strlen(head->method) + 1 || version != target + strlen(head->target) + 1)
+    if (target != method + strlen(head->method) + 1 ||
+        version != target + strlen(head->target) + 1 || next > end ||
+        !is_line_end(head->version + VERSION_BYTES))
         return false;
     for (size_t i = 0; i < head->header_count; i++) {
         const struct http_header *header = &head->headers[i];
         uintptr_t name = (uintptr_t)header->name, value = (uintptr_t)header->value;
 
         if (name != next || value < name + header->name_bytes + 1 ||
-            value - method > head->block_bytes)
+            value + header->value_bytes + 2 > end)
             return false;
         for (const char *gap = header->name + header->name_bytes + 1; gap < header->value; gap++)
             if (*gap != ' ' && *gap != '\t')
                 return false;
+        if (!is_line_end(header->value + header->value_bytes))
+            return false;
         next = value + header->value_bytes + 2;
     }
-    return next + 2 == method + head->block_bytes;
+    return next + 2 == end && is_line_end(head->method + head->block_bytes - 2);
 }
