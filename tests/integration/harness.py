@@ -478,6 +478,7 @@ class Daemon(Process):
         notify = self.directory / "manager.sock"
         if self.notify_socket is None:
             self.notify_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            notify.unlink(missing_ok=True)  # of another Daemon in this directory
             self.notify_socket.bind(str(notify))
             self.notify_socket.setblocking(False)
         self.notify_states()
