@@ -9,8 +9,10 @@
 #include <stdint.h>
 
 /* Sends one state, such as "READY=1\nSTATUS=…", to NOTIFY_SOCKET, an absolute path or (with `@`)
- * an abstract name. 0 also where there is none; -errno when sending failed, -EINVAL for an address
- * of another form. Any thread. */
+ * an abstract name. 0 also where there is none; -EAGAIN when the manager took nothing for
+ * SERVICE_NOTIFY_PATIENCE_S, another -errno when sending failed, -EINVAL for an address of another
+ * form. Any thread. */
+#define SERVICE_NOTIFY_PATIENCE_S 1
 int service_notify(const char *state);
 
 /* The interval in which WATCHDOG=1 is expected, in milliseconds and at least 1, or 0 where none is

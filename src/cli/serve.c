@@ -69,7 +69,8 @@ struct serve {
     bool check_started;
     atomic_bool check_stop;
     atomic_bool failed;
-    char why[SERVE_WHY_BYTES]; /* of a start that failed */
+    char status[HEALTH_WHY_BYTES + OUTBOX_WHY_BYTES]; /* as last told to the service manager */
+    char why[SERVE_WHY_BYTES];                        /* of a start that failed */
 };
 
 /* -- what the other threads tell --------------------------------------------------------------- */
@@ -567,22 +568,28 @@ static bool asked_to_stop(struct serve *serve, int signal_fd)
     return false;
 }
 
-static void tell_service_manager(struct serve *serve)
+/* Feeds the watchdog while every thread makes progress: the service manager restarts what does not
+ * move. Tells how things stand when that has changed. */
+static void tell_service_manager(struct serve *serve, bool watched)
 {
     struct writer_state writer;
     char why[HEALTH_WHY_BYTES];
-    char state[HEALTH_WHY_BYTES + 128];
+    char status[sizeof(serve->status)];
+    bool alive = health_alive(serve->health, why);
 
-    if (health_alive(serve->health, why)) {
-        writer_state(serve->writer, &writer);
-        snprintf(state, sizeof(state),
-                 "WATCHDOG=1\nSTATUS=serving; %llu rows in %llu commits since start",
-                 (unsigned long long)writer.rows, (unsigned long long)writer.commits);
-    } else {
-        /* Not fed: the service manager restarts what does not move. */
-        snprintf(state, sizeof(state), "STATUS=stuck: %s", why);
-    }
-    service_notify(state);
+    if (alive && watched)
+        service_notify("WATCHDOG=1");
+    writer_state(serve->writer, &writer);
+    if (!alive)
+        snprintf(status, sizeof(status), "STATUS=stuck: %s", why);
+    else if (writer.failing)
+        snprintf(status, sizeof(status), "STATUS=cannot store: %s", writer.why);
+    else
+        snprintf(status, sizeof(status), "STATUS=serving");
+    if (strcmp(status, serve->status) == 0)
+        return;
+    memcpy(serve->status, status, sizeof(status));
+    service_notify(status);
 }
 
 static void run(struct serve *serve, int signal_fd)
@@ -598,7 +605,7 @@ static void run(struct serve *serve, int signal_fd)
             return;
         if (atomic_load(&serve->failed) || asked_to_stop(serve, signal_fd))
             return;
-        tell_service_manager(serve);
+        tell_service_manager(serve, watchdog_ms > 0);
     }
 }
 

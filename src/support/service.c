@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@ static int64_t number_from_env(const char *variable, int64_t max)
 int service_notify(const char *state)
 {
     const char *target = getenv("NOTIFY_SOCKET");
+    const struct timeval patience = {.tv_sec = SERVICE_NOTIFY_PATIENCE_S};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     size_t state_bytes = strlen(state), target_bytes;
     socklen_t address_bytes;
@@ -61,6 +63,9 @@ int service_notify(const char *state)
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
+    /* The queue of a manager that does not read is full after a few states, and whoever tells it
+     * something has other things to do, such as noticing SIGTERM. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     do {
         sent = sendto(fd, state, state_bytes, MSG_NOSIGNAL, (const struct sockaddr *)&address,
                       address_bytes);

@@ -289,6 +289,23 @@ class TestLife(ServeCase):
             self.assertEqual({answer for answer in answers}, {(200, "accepted")})
             self.assertEqual(len(daemon.rows()), len(answers))
 
+    def test_a_service_manager_that_does_not_read_holds_nothing_up(self):
+        """Its queue is full after some ten states; the daemon must still hear SIGTERM, and answer until then."""
+        with Daemon(self.apple, environment={"WATCHDOG_USEC": "30000"}) as daemon:
+            wait_until(lambda: self.queue_is_full(daemon), "the queue is full")
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            self.assertEqual(daemon.end(signal.SIGTERM, 30), 0)
+
+    @staticmethod
+    def queue_is_full(daemon):
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as other:
+            other.setblocking(False)
+            try:
+                other.sendto(b"X=1", str(daemon.directory / "manager.sock"))
+            except BlockingIOError:
+                return True
+            return False
+
     def test_sighup_adds_and_removes_apps_without_a_lost_request(self):
         new = [{"client_id": "com.example.new", "app": "New", "team": "ABCDE12345"}]
         with Daemon(self.apple, settings={"limits": {"body_bytes": 4096}}) as daemon:
