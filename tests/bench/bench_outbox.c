@@ -140,6 +140,7 @@ static void fill(const char *path, long long rows)
     if (code != SQLITE_OK)
         die("fill", sqlite3_errmsg(db));
     sqlite3_close(db);
+    sync(); /* or the first rounds pay for what the filling left to be written */
 }
 
 static int compare(const void *a, const void *b)
