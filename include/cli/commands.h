@@ -14,6 +14,7 @@
     X(verify, "verify", "judge a notification on standard input as the daemon would") \
     X(events, "events", "show the events in the outbox, and follow it") \
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
+    X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \
     X(version, "version", "print the version, and those of the libraries in use")
 

@@ -76,11 +76,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):  # the library's spelling
         self.server.owner.asked.append((self.path, dict(self.headers)))
-        misbehave = getattr(self, "get_" + self.path.strip("/").replace("-", "_"), None)
-        if misbehave is None:
+        self.behave(self.path)
+
+    def behave(self, path):
+        behaviour = getattr(self, "get_" + path.strip("/").replace("-", "_"), None)
+        if behaviour is None:
             self.answer(404, self.server.owner.good)
         else:
-            misbehave()
+            behaviour()
 
     def answer(self, status, body, length=None, **headers):
         body = body.encode() if isinstance(body, str) else body
@@ -105,7 +108,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, self.server.owner.good)
 
     def get_live(self):
-        self.answer(200, self.server.owner.live)
+        if self.server.owner.live_path is None:
+            self.answer(200, self.server.owner.live)
+        else:
+            self.behave(self.server.owner.live_path)
 
     def get_unannounced(self):
         self.start()
@@ -303,12 +309,14 @@ def tls_1_1(chain):
 
 class KeyServer:
     """All of it. ports: good, expired, other_host, wrong_ca, plain, silent, down, and tls_1_1 where that can be served.
-    good is the key set it publishes at /good; live, at /live, may be set at will. asked lists (path, headers)."""
+    good is the key set it publishes at /good. /live gives `live`, which may be set at will, or behaves as the path
+    `live_path`. asked lists (path, headers)."""
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
         self.over = threading.Event()
         self.asked = []
+        self.live_path = None
         self.jwks = [make_jwk(directory, kid) for kid in ("NEWKEY0001", "NEWKEY0002")]
         self.weak = make_jwk(directory, "WEAKKEY001", bits=1024)
         self.good = self.live = json.dumps({"keys": self.jwks})
