@@ -21,8 +21,9 @@
 #define HEALTH_SYNC_STUCK_MS \
     60000 /* where an fsync may be under way: 30 s is a slow disk, no hang */
 #define HEALTH_COMMIT_SLOW_MS 3000 /* from here on requests are answered 503 */
-#define HEALTH_FAILED_MS      30000 /* a failed commit counts; then whoever looks may try the next one \
-                                     */
+#define HEALTH_FAILED_MS \
+    30000 /* a failed commit counts; then whoever looks may try the next one \
+           */
 #define HEALTH_DISK_FAIL_BYTES   (UINT64_C(64) << 20)
 #define HEALTH_DISK_WARN_BYTES   (UINT64_C(1) << 30)
 #define HEALTH_DISK_WARN_PERCENT 5

@@ -102,8 +102,8 @@ static int run(const char *first, ...)
 
 START_TEST(test_options)
 {
-    ck_assert_int_eq(run("probe", "--flag", "--text", "a b", "operand", "--number=-5", NULL),
-                     CLI_OK);
+    ck_assert_int_eq(
+        run("probe", "--flag", "--text", "a b", "operand", "--number=-5", (char *)NULL), CLI_OK);
     ck_assert(parsed && got_flag);
     ck_assert_str_eq(got_text, "a b");
     ck_assert_int_eq(got_number, -5);
@@ -113,7 +113,7 @@ END_TEST
 
 START_TEST(test_options_absent)
 {
-    ck_assert_int_eq(run("probe", NULL), CLI_OK);
+    ck_assert_int_eq(run("probe", (char *)NULL), CLI_OK);
     ck_assert(parsed && !got_flag);
     ck_assert_ptr_null(got_text);
     ck_assert_str_eq(got_operand, "none");
@@ -122,7 +122,7 @@ END_TEST
 
 START_TEST(test_no_options_after_two_dashes)
 {
-    ck_assert_int_eq(run("probe", "--", "--flag", NULL), CLI_OK);
+    ck_assert_int_eq(run("probe", "--", "--flag", (char *)NULL), CLI_OK);
     ck_assert(!got_flag);
     ck_assert_str_eq(got_operand, "--flag");
 }
@@ -138,14 +138,16 @@ static void usage_error(int code, const char *wanted)
 START_TEST(test_usage_errors)
 {
     capture();
-    usage_error(run("probe", "--nonsense", NULL),
+    usage_error(run("probe", "--nonsense", (char *)NULL),
                 "no such option, or it takes no value: --nonsense");
-    usage_error(run("probe", "-x", NULL), "no such option, or it takes no value: -x");
-    usage_error(run("probe", "--flag=1", NULL), "no such option, or it takes no value: --flag=1");
-    usage_error(run("probe", "--text", NULL), "--text needs a value");
-    usage_error(run("probe", "a", "b", NULL), "expects [FILE] after the options");
-    usage_error(run("probe", "--number", "", NULL), "--number takes a number from -5 to 1000");
-    usage_error(run("version", NULL), "there is no command 'version'");
+    usage_error(run("probe", "-x", (char *)NULL), "no such option, or it takes no value: -x");
+    usage_error(run("probe", "--flag=1", (char *)NULL),
+                "no such option, or it takes no value: --flag=1");
+    usage_error(run("probe", "--text", (char *)NULL), "--text needs a value");
+    usage_error(run("probe", "a", "b", (char *)NULL), "expects [FILE] after the options");
+    usage_error(run("probe", "--number", "", (char *)NULL),
+                "--number takes a number from -5 to 1000");
+    usage_error(run("version", (char *)NULL), "there is no command 'version'");
 }
 END_TEST
 
@@ -165,9 +167,9 @@ START_TEST(test_numbers)
 
     capture();
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        ck_assert_msg(run("probe", "--number", bad[i], NULL) == CLI_USAGE, "%s", bad[i]);
+        ck_assert_msg(run("probe", "--number", bad[i], (char *)NULL) == CLI_USAGE, "%s", bad[i]);
     ck_assert(!parsed);
-    ck_assert_int_eq(run("probe", "--number", "1000", NULL), CLI_OK);
+    ck_assert_int_eq(run("probe", "--number", "1000", (char *)NULL), CLI_OK);
     ck_assert_int_eq(got_number, 1000);
 }
 END_TEST
@@ -183,9 +185,9 @@ START_TEST(test_help_of_a_command)
     char three_times[sizeof help * 3];
 
     capture();
-    ck_assert_int_eq(run("probe", "--help", NULL), CLI_OK);
-    ck_assert_int_eq(run("probe", "-h", NULL), CLI_OK);
-    ck_assert_int_eq(run("help", "probe", NULL), CLI_OK);
+    ck_assert_int_eq(run("probe", "--help", (char *)NULL), CLI_OK);
+    ck_assert_int_eq(run("probe", "-h", (char *)NULL), CLI_OK);
+    ck_assert_int_eq(run("help", "probe", (char *)NULL), CLI_OK);
     ck_assert(!parsed);
     (void)snprintf(three_times, sizeof three_times, "%s%s%s", help, help, help);
     ck_assert_str_eq(said(), three_times);
@@ -195,7 +197,7 @@ END_TEST
 START_TEST(test_help)
 {
     capture();
-    ck_assert_int_eq(run("--help", NULL), CLI_OK);
+    ck_assert_int_eq(run("--help", (char *)NULL), CLI_OK);
     for (const struct cli_command *command = commands; command->name != NULL; command++) {
         ck_assert_ptr_nonnull(strstr(said(), command->name));
         ck_assert_ptr_nonnull(strstr(said(), command->summary));
@@ -214,18 +216,18 @@ END_TEST
 START_TEST(test_unknown_command)
 {
     capture();
-    ck_assert_int_eq(run("prob", NULL), CLI_USAGE);
+    ck_assert_int_eq(run("prob", (char *)NULL), CLI_USAGE);
     ck_assert_ptr_nonnull(strstr(said(), "no command 'prob'; did you mean 'probe'?"));
-    ck_assert_int_eq(run("help", "refusee", NULL), CLI_USAGE);
+    ck_assert_int_eq(run("help", "refusee", (char *)NULL), CLI_USAGE);
     ck_assert_ptr_nonnull(strstr(said(), "did you mean 'refuse'?"));
-    ck_assert_int_eq(run("something-quite-different", NULL), CLI_USAGE);
+    ck_assert_int_eq(run("something-quite-different", (char *)NULL), CLI_USAGE);
     ck_assert_ptr_nonnull(strstr(said(), "different'; `siwa-notifyd --help` lists them"));
 }
 END_TEST
 
 START_TEST(test_exit_code_of_the_command)
 {
-    ck_assert_int_eq(run("refuse", NULL), CLI_REFUSED);
+    ck_assert_int_eq(run("refuse", (char *)NULL), CLI_REFUSED);
 }
 END_TEST
 
@@ -238,7 +240,7 @@ START_TEST(test_output_error)
     full = open("/dev/full", O_WRONLY | O_CLOEXEC);
     ck_assert_int_ge(full, 0);
     ck_assert_int_eq(dup2(full, STDOUT_FILENO), STDOUT_FILENO);
-    ck_assert_int_eq(run("print", NULL), CLI_REFUSED);
+    ck_assert_int_eq(run("print", (char *)NULL), CLI_REFUSED);
     ck_assert_str_eq(said(),
                      "siwa-notifyd: cannot write standard output: No space left on device\n");
 }
@@ -254,7 +256,7 @@ START_TEST(test_reader_that_left)
     ck_assert_int_eq(dup2(ends[1], STDOUT_FILENO), STDOUT_FILENO);
     ck_assert_int_eq(close(ends[1]), 0);
     ck_assert_int_eq(close(ends[0]), 0);
-    ck_assert_int_eq(run("print", NULL), CLI_REFUSED);
+    ck_assert_int_eq(run("print", (char *)NULL), CLI_REFUSED);
     ck_assert_str_eq(said(), "");
 }
 END_TEST
@@ -268,7 +270,7 @@ START_TEST(test_closed_descriptors_are_occupied)
     capture();
     ck_assert_int_eq(close(STDIN_FILENO), 0);
     ck_assert_int_eq(close(STDERR_FILENO), 0);
-    ck_assert_int_eq(run("refuse", NULL), CLI_REFUSED);
+    ck_assert_int_eq(run("refuse", (char *)NULL), CLI_REFUSED);
     fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     ck_assert_int_gt(fd, STDERR_FILENO);
     ck_assert_int_eq(write(STDERR_FILENO, "x", 1), -1);
@@ -280,7 +282,7 @@ START_TEST(test_output_that_is_closed)
 {
     capture();
     ck_assert_int_eq(close(STDOUT_FILENO), 0);
-    ck_assert_int_eq(run("print", NULL), CLI_REFUSED);
+    ck_assert_int_eq(run("print", (char *)NULL), CLI_REFUSED);
     ck_assert_str_eq(said(), "siwa-notifyd: cannot write standard output: Bad file descriptor\n");
 }
 END_TEST
