@@ -662,7 +662,7 @@ static int read_file(struct reader *reader, const char *file, char **ret_text)
         bytes = text != NULL ? read_all(fd, text, (size_t)status.st_size) : -ENOMEM;
     }
     (void)close(fd);
-    if (bytes >= 0) {
+    if (text != NULL && bytes >= 0) {
         text[bytes] = '\0';
         if (strlen(text) == (size_t)bytes) {
             *ret_text = text;
