@@ -5,8 +5,7 @@
 #include "dispatcher/policy.h"
 #include "outbox_internal.h"
 
-/* A statement that was bound and stepped to its end. The result code of SQLite. */
-static int run(sqlite3_stmt *statement)
+int outbox_step(sqlite3_stmt *statement)
 {
     int stepped = sqlite3_step(statement);
     int reset = sqlite3_reset(statement);
@@ -38,7 +37,7 @@ static int os_error_of(struct outbox *outbox, int code)
     return os_error;
 }
 
-static enum outbox_error check(struct outbox *outbox, int code)
+enum outbox_error outbox_check(struct outbox *outbox, int code)
 {
     int os_error;
 
@@ -48,6 +47,23 @@ static enum outbox_error check(struct outbox *outbox, int code)
     snprintf(outbox->error_text, sizeof outbox->error_text, "%s (%s%s%s)", sqlite3_errstr(code),
              outbox_error_name(code), os_error ? ", " : "", os_error ? strerror(os_error) : "");
     return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code));
+}
+
+enum outbox_error outbox_prepare(struct outbox *outbox, const char *sql,
+                                 sqlite3_stmt **ret_statement)
+{
+    sqlite3_stmt *statement = NULL;
+    enum outbox_error error =
+        outbox_check(outbox, sqlite3_prepare_v2(outbox->db, sql, -1, &statement, NULL));
+
+    if (error == OUTBOX_ERROR_NONE)
+        *ret_statement = statement;
+    return error;
+}
+
+void outbox_finalize(sqlite3_stmt **statement)
+{
+    sqlite3_finalize(*statement);
 }
 
 static enum outbox_error fail(struct outbox *outbox, enum outbox_error error, const char *kind,
@@ -70,7 +86,7 @@ enum outbox_error outbox_begin(struct outbox *outbox)
         return OUTBOX_ERROR_FATAL;
     outbox->pending = outbox->committed;
     outbox->apps.count = 0;
-    return check(outbox, run(outbox->statements[OUTBOX_BEGIN]));
+    return outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_BEGIN]));
 }
 
 static enum outbox_error write_apps(struct outbox *outbox)
@@ -83,10 +99,10 @@ static enum outbox_error write_apps(struct outbox *outbox)
         if (code == SQLITE_OK)
             code = sqlite3_bind_int64(statement, 2, outbox->apps.list[i].last_accepted_ms);
         if (code == SQLITE_OK)
-            code = run(statement);
+            code = outbox_step(statement);
     }
     outbox->apps.count = 0;
-    return check(outbox, code);
+    return outbox_check(outbox, code);
 }
 
 /* Once a transaction and app, not once a row. */
@@ -122,7 +138,7 @@ static enum outbox_error insert_seen(struct outbox *outbox, const struct deliver
     sqlite3_bind_int64(statement, 1, event->event_time_ms);
     sqlite3_bind_blob(statement, 2, identity, IDENTITY_BYTES, SQLITE_STATIC);
     sqlite3_bind_int64(statement, 3, delivery->received_at_ms);
-    error = check(outbox, run(statement));
+    error = outbox_check(outbox, outbox_step(statement));
     if (error == OUTBOX_ERROR_NONE)
         *ret_new = sqlite3_changes(outbox->db) > 0;
     return error;
@@ -136,9 +152,9 @@ static enum outbox_error finds(struct outbox *outbox, sqlite3_stmt *statement, b
     int reset = sqlite3_reset(statement);
 
     if (code != SQLITE_ROW && code != SQLITE_DONE)
-        return check(outbox, reset != SQLITE_OK ? reset : code);
+        return outbox_check(outbox, reset != SQLITE_OK ? reset : code);
     *ret_found = found;
-    return check(outbox, reset);
+    return outbox_check(outbox, reset);
 }
 
 static enum outbox_error find_seen(struct outbox *outbox, const struct event *event,
@@ -186,7 +202,7 @@ static enum outbox_error insert_event(struct outbox *outbox, struct delivery *de
     bind_text(statement, 12, notification->jti);
     bind_text(statement, 13, event->raw_type);
     sqlite3_bind_int64(statement, 14, delivery->first_id);
-    error = check(outbox, run(statement));
+    error = outbox_check(outbox, outbox_step(statement));
     if (error == OUTBOX_ERROR_NONE) {
         outbox->pending.last_id = id;
         delivery->rows++;
@@ -203,7 +219,7 @@ static enum outbox_error insert_raw(struct outbox *outbox, const struct delivery
     sqlite3_bind_int64(statement, 1, delivery->first_id);
     sqlite3_bind_int64(statement, 2, delivery->received_at_ms);
     code = sqlite3_bind_blob64(statement, 3, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
-    return check(outbox, code == SQLITE_OK ? run(statement) : code);
+    return outbox_check(outbox, code == SQLITE_OK ? outbox_step(statement) : code);
 }
 
 /* Over the token, not over the body: an old token in ever new wrapping stays one row. */
@@ -239,7 +255,7 @@ static enum outbox_error insert_quarantine(struct outbox *outbox, struct deliver
     sqlite3_bind_int64(statement, 3, delivery->received_at_ms);
     sqlite3_bind_blob(statement, 4, digest, IDENTITY_BYTES, SQLITE_STATIC);
     code = sqlite3_bind_blob64(statement, 5, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
-    error = check(outbox, code == SQLITE_OK ? run(statement) : code);
+    error = outbox_check(outbox, code == SQLITE_OK ? outbox_step(statement) : code);
     if (error != OUTBOX_ERROR_NONE)
         return error;
     outbox->pending.quarantine_rows++;
@@ -400,7 +416,7 @@ static enum outbox_error write_state(struct outbox *outbox)
     if (outbox->pending.last_id == outbox->committed.last_id)
         return OUTBOX_ERROR_NONE;
     sqlite3_bind_int64(statement, 1, outbox->pending.last_id);
-    return check(outbox, run(statement));
+    return outbox_check(outbox, outbox_step(statement));
 }
 
 /* A file that was moved or deleted is still written to, and what is written is lost. */
@@ -412,7 +428,7 @@ static enum outbox_error check_place(struct outbox *outbox)
     if (code == SQLITE_OK && moved)
         return fail(outbox, OUTBOX_ERROR_FATAL, "moved",
                     "the database file was moved or deleted while the daemon ran");
-    return check(outbox, code);
+    return outbox_check(outbox, code);
 }
 
 enum outbox_error outbox_commit(struct outbox *outbox)
@@ -424,7 +440,7 @@ enum outbox_error outbox_commit(struct outbox *outbox)
     if (error == OUTBOX_ERROR_NONE)
         error = check_place(outbox);
     if (error == OUTBOX_ERROR_NONE)
-        error = check(outbox, run(outbox->statements[OUTBOX_COMMIT]));
+        error = outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_COMMIT]));
     if (error == OUTBOX_ERROR_NONE)
         outbox->committed = outbox->pending;
     return error;
@@ -435,14 +451,14 @@ void outbox_rollback(struct outbox *outbox)
     outbox->apps.count = 0;
     /* SQLite may have rolled back by itself; and where this fails the next begin fails too */
     if (!sqlite3_get_autocommit(outbox->db))
-        run(outbox->statements[OUTBOX_ROLLBACK]);
+        outbox_step(outbox->statements[OUTBOX_ROLLBACK]);
 }
 
 enum outbox_error outbox_part_begin(struct outbox *outbox)
 {
     outbox->part_counts = outbox->pending;
     outbox->part_apps = outbox->apps;
-    return check(outbox, run(outbox->statements[OUTBOX_PART_BEGIN]));
+    return outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_PART_BEGIN]));
 }
 
 enum outbox_error outbox_part_end(struct outbox *outbox, bool keep)
@@ -452,10 +468,10 @@ enum outbox_error outbox_part_end(struct outbox *outbox, bool keep)
     if (!keep) {
         outbox->pending = outbox->part_counts;
         outbox->apps = outbox->part_apps;
-        error = check(outbox, run(outbox->statements[OUTBOX_PART_UNDO]));
+        error = outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_PART_UNDO]));
     }
     if (error == OUTBOX_ERROR_NONE)
-        error = check(outbox, run(outbox->statements[OUTBOX_PART_END]));
+        error = outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_PART_END]));
     return error;
 }
 
@@ -473,7 +489,7 @@ enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
     code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
     if (code == SQLITE_OK)
         outbox->wal_moved = moved;
-    return check(outbox, code);
+    return outbox_check(outbox, code);
 }
 
 const char *outbox_error_text(const struct outbox *outbox)

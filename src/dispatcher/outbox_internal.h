@@ -68,6 +68,21 @@ struct outbox {
     char error_text[OUTBOX_WHY_BYTES];
 };
 
+/* ---- for whoever writes through the outbox; all on the writer thread ---- */
+
+/* Steps a statement that was bound to its end, and resets it. The result code of SQLite. */
+int outbox_step(sqlite3_stmt *statement);
+
+/* What a result code means for the daemon; notes the error, so that outbox_error_text tells it. */
+enum outbox_error outbox_check(struct outbox *outbox, int code);
+
+/* A statement for the tasks that are rare; the hot path keeps its own. To be finalized by the
+ * caller: OUTBOX_STATEMENT declares one that does it by itself. */
+enum outbox_error outbox_prepare(struct outbox *outbox, const char *sql,
+                                 sqlite3_stmt **ret_statement);
+void outbox_finalize(sqlite3_stmt **statement);
+#define OUTBOX_STATEMENT(name) sqlite3_stmt *name __attribute__((cleanup(outbox_finalize))) = NULL
+
 /* What a result code of SQLite means, its name ("SQLITE_IOERR_FSYNC", or of its primary code), and
  * its label in metrics. os_error is what sqlite3_system_errno gave. */
 enum outbox_error outbox_error_class(int code, int os_error);
