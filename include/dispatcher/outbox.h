@@ -135,6 +135,20 @@ int outbox_reader_last_accepted(struct outbox_reader *reader,
                                                int64_t last_ms),
                                 void *context);
 
+/* A line of the history of days (dispatcher/history.h), valid during the callback. */
+struct outbox_day {
+    int64_t day;           /* since 1970, UTC */
+    const char *what;      /* "outcome", "event" or "refused" */
+    const char *name;      /* the outcome's label, the event's type, the reason */
+    const char *client_id; /* empty where no signature verified */
+    int64_t count;
+};
+
+/* Calls on_day for everything counted on from_day and later, in the order of the days. 0 or -errno.
+ */
+int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
+                       void (*on_day)(void *context, const struct outbox_day *day), void *context);
+
 /* A number that changes when another connection commits (PRAGMA data_version), or -errno. */
 int64_t outbox_reader_data_version(struct outbox_reader *reader);
 

@@ -32,6 +32,9 @@ struct metrics_family *metrics_register(struct metrics *metrics, enum metrics_ty
                                         const char *const *label_names, const double *bounds,
                                         size_t bound_count);
 
+/* The family of this name, NULL where nobody has registered it. Any thread. */
+struct metrics_family *metrics_find(struct metrics *metrics, const char *name);
+
 /* The series with these label values (as many as the family has names; copied; valid UTF-8, escaped
  * when rendered; NULL where the family has no names), made with value 0 when it is new. Hold on to
  * the result on hot paths. NULL when memory is out or the family is NULL; all functions below take
@@ -47,6 +50,15 @@ void metrics_observe(struct metrics_series *series, double value);
 
 /* The value of a counter or gauge, the count of a histogram; 0 for NULL. Any thread. */
 double metrics_value(const struct metrics_series *series);
+
+/* Calls on_series for each series of a family, in the order of their label values, with as many of
+ * them as the family has names; both live as long as the registry. The registry is locked
+ * meanwhile: of the functions here, on_series may call metrics_value only. Nothing for NULL. Any
+ * thread. */
+void metrics_each(struct metrics_family *family,
+                  void (*on_series)(void *context, const struct metrics_series *series,
+                                    const char *const *label_values),
+                  void *context);
 
 /* The text exposition (format 0.0.4) of everything, newly allocated, NUL-terminated; the caller
  * frees it. Families stand in the order of their names, series in that of their label values.

@@ -24,6 +24,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "dispatcher/history.h"
 #include "dispatcher/outbox.h"
 #include "dispatcher/writer.h"
 #include "keys/fetch.h"
@@ -60,6 +61,8 @@ struct serve {
     struct writer *writer;
     struct refresher *refresher;
     struct ingress *ingress;
+    struct history *history;
+    int64_t history_ms; /* monotonic; of its last flush */
     struct health *health;
     struct monitor *monitor;
     struct control *control;
@@ -323,6 +326,8 @@ static int make_services(struct serve *serve)
     };
     int error = ingress_new(&ingress, &serve->ingress);
     if (!error)
+        error = history_new(serve->writer, serve->metrics, &serve->history);
+    if (!error)
         error = health_new(&sources, &serve->health);
     if (!error)
         error = monitor_new(&(struct monitor_settings){.health = serve->health,
@@ -447,6 +452,7 @@ static void drain(struct serve *serve)
     http_loop_drain(serve->notify_loop);
     wait_for_requests(serve, SERVE_DRAIN_MS);
     ingress_refuse_new(serve->ingress);
+    history_flush(serve->history, clock_wall_ms());
     writer_stop(serve->writer);
     http_loop_wake(serve->notify_loop);
     wait_for_requests(serve, SERVE_TICK_MS);
@@ -470,6 +476,7 @@ static int serve_down(struct serve *serve)
     http_loop_free(serve->reader_loop);
     http_loop_free(serve->notify_loop);
     writer_free(serve->writer);
+    history_free(serve->history);
     control_free(serve->control);
     monitor_free(serve->monitor);
     health_free(serve->health);
@@ -592,6 +599,16 @@ static void tell_service_manager(struct serve *serve, bool watched)
     service_notify(status);
 }
 
+static void keep_history(struct serve *serve)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (now_ms - serve->history_ms < HISTORY_FLUSH_MS)
+        return;
+    serve->history_ms = now_ms;
+    history_flush(serve->history, clock_wall_ms());
+}
+
 static void run(struct serve *serve, int signal_fd)
 {
     struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
@@ -606,6 +623,7 @@ static void run(struct serve *serve, int signal_fd)
         if (atomic_load(&serve->failed) || asked_to_stop(serve, signal_fd))
             return;
         tell_service_manager(serve, watchdog_ms > 0);
+        keep_history(serve);
     }
 }
 

@@ -12,6 +12,7 @@ enum reader_statement {
     READER_ROWS,
     READER_STATE,
     READER_APPS,
+    READER_DAYS,
     READER_DATA_VERSION,
     READER_STATEMENTS
 };
@@ -20,6 +21,8 @@ static const char *const statement_texts[READER_STATEMENTS] = {
     [READER_ROWS] = OUTBOX_POLL_SQL,
     [READER_STATE] = "SELECT generation, pruned_through, last_id FROM outbox_state",
     [READER_APPS] = "SELECT client_id, last_accepted_ms FROM apps",
+    [READER_DAYS] = "SELECT day, what, name, client_id, count FROM days WHERE day >= ?1 "
+                    "ORDER BY day, what, name, client_id",
     [READER_DATA_VERSION] = "PRAGMA data_version",
 };
 
@@ -186,6 +189,25 @@ int outbox_reader_last_accepted(struct outbox_reader *reader,
 
     while ((code = sqlite3_step(statement)) == SQLITE_ROW)
         on_app(context, text(statement, 0), sqlite3_column_int64(statement, 1));
+    sqlite3_reset(statement);
+    return code == SQLITE_DONE ? 0 : plumbing_error(code);
+}
+
+int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
+                       void (*on_day)(void *context, const struct outbox_day *day), void *context)
+{
+    sqlite3_stmt *statement = reader->statements[READER_DAYS];
+    int code;
+
+    sqlite3_bind_int64(statement, 1, from_day);
+    while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
+        const struct outbox_day day = {.day = sqlite3_column_int64(statement, 0),
+                                       .what = text(statement, 1),
+                                       .name = text(statement, 2),
+                                       .client_id = text(statement, 3),
+                                       .count = sqlite3_column_int64(statement, 4)};
+        on_day(context, &day);
+    }
     sqlite3_reset(statement);
     return code == SQLITE_DONE ? 0 : plumbing_error(code);
 }

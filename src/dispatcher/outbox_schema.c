@@ -50,6 +50,11 @@ static const struct {
      "CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, reason TEXT NOT NULL, "
      "client_id TEXT NOT NULL, received_at_ms INTEGER NOT NULL, digest BLOB NOT NULL UNIQUE, "
      "body BLOB NOT NULL) STRICT"},
+    /* What arrived on each day, UTC, counted from 1970: see dispatcher/history.h. */
+    {"table", "days",
+     "CREATE TABLE days (day INTEGER NOT NULL, what TEXT NOT NULL, name TEXT NOT NULL, "
+     "client_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (day, what, name, client_id)) "
+     "STRICT, WITHOUT ROWID"},
     {"view", "outbox",
      "CREATE VIEW outbox AS SELECT id, type, client_id, app, team, sub, email, is_private_email, "
      "event_time_ms, issued_at_ms, received_at_ms, jti, raw_type FROM events WHERE test = 0"},

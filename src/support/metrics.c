@@ -169,6 +169,18 @@ struct metrics_family *metrics_register(struct metrics *metrics, enum metrics_ty
     return family;
 }
 
+struct metrics_family *metrics_find(struct metrics *metrics, const char *name)
+{
+    struct metrics_family *family;
+
+    (void)pthread_mutex_lock(&metrics->lock);
+    family = metrics->families;
+    while (family != NULL && strcmp(family->name, name) != 0)
+        family = family->next;
+    (void)pthread_mutex_unlock(&metrics->lock);
+    return family;
+}
+
 static int series_compare(const struct metrics_series *series, const char *const *label_values)
 {
     for (size_t i = 0; i < series->family->label_count; i++) {
@@ -281,6 +293,20 @@ double metrics_value(const struct metrics_series *series)
         return (double)count;
     }
     return 0;
+}
+
+void metrics_each(struct metrics_family *family,
+                  void (*on_series)(void *context, const struct metrics_series *series,
+                                    const char *const *label_values),
+                  void *context)
+{
+    if (family == NULL)
+        return;
+    (void)pthread_mutex_lock(&family->metrics->lock);
+    for (const struct metrics_series *series = family->series; series != NULL;
+         series = series->next)
+        on_series(context, series, (const char *const *)series->label_values);
+    (void)pthread_mutex_unlock(&family->metrics->lock);
 }
 
 /* The shortest decimal that reads back as the same double. */

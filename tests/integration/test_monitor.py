@@ -50,6 +50,18 @@ class TestHealth(MonitorCase):
             for path in "/", "/v1/state", "/apple/notifications":
                 self.assertEqual(daemon.get(path).status, 404)
 
+    def test_days_are_counted_across_restarts(self):
+        with Daemon(self.apple) as daemon:
+            for _ in range(2):
+                self.assertEqual(daemon.post(self.body("account-delete"))[0], 200)
+                self.assertEqual(daemon.post("{}")[0], 400)
+                daemon.stop()  # what was counted since the last flush is flushed here
+                daemon.start()
+            counts = {(row["what"], row["name"]): row["n"] for row in
+                      daemon.query("SELECT what, name, sum(count) AS n FROM days GROUP BY 1, 2")}
+            self.assertEqual(counts, {("outcome", "accepted"): 2, ("event", "account-delete"): 2,
+                                      ("outcome", "bad_body"): 2})
+
     def test_no_keys(self):
         with Daemon(self.apple) as daemon:
             daemon.key_file.unlink()

@@ -255,6 +255,33 @@ START_TEST(test_no_update_is_lost_between_threads)
 }
 END_TEST
 
+static void note_series(void *context, const struct metrics_series *series,
+                        const char *const *label_values)
+{
+    char *text = context;
+    size_t used = strlen(text);
+
+    (void)snprintf(text + used, 256 - used, "%s/%s=%g ", label_values[0], label_values[1],
+                   metrics_value(series));
+}
+
+START_TEST(test_each_series_in_order)
+{
+    const char *const names[] = {"a", "b", NULL};
+    char text[256] = "";
+    struct metrics_family *family =
+        metrics_register(metrics, METRICS_COUNTER, "each_total", "Each.", names, NULL, 0);
+
+    metrics_add(metrics_with(family, (const char *const[]){"y", "1"}), 2);
+    metrics_add(metrics_with(family, (const char *const[]){"x", "2"}), 3);
+    ck_assert_ptr_eq(metrics_find(metrics, "each_total"), family);
+    ck_assert_ptr_null(metrics_find(metrics, "each"));
+    metrics_each(metrics_find(metrics, "each_total"), note_series, text);
+    ck_assert_str_eq(text, "x/2=3 y/1=2 ");
+    metrics_each(NULL, note_series, text);
+}
+END_TEST
+
 START_TEST(test_free_takes_null)
 {
     metrics_free(NULL);
@@ -281,6 +308,7 @@ int main(void)
     tcase_add_test(cases, test_registered_and_made_once);
     tcase_add_test(cases, test_calls_that_do_not_fit);
     tcase_add_test(cases, test_no_update_is_lost_between_threads);
+    tcase_add_test(cases, test_each_series_in_order);
     tcase_add_test(cases, test_free_takes_null);
     suite_add_tcase(suite, cases);
     runner = srunner_create(suite);
