@@ -15,6 +15,7 @@
 
 #define IDENTITY_BYTES     32
 #define IDENTITY_KEY_BYTES 32
+#define PERSON_BYTES       16 /* the first half of an HMAC-SHA-256 */
 
 struct identity_key;
 
@@ -33,6 +34,13 @@ void identity_key_free(struct identity_key *key); /* wipes; takes NULL */
  * sub or time, and no jti), -EIO when OpenSSL fails. One thread a key. */
 int identity_of(struct identity_key *key, const struct notification *notification, size_t index,
                 unsigned char ret_identity[IDENTITY_BYTES]);
+
+/* Who a sub is, as a value that stands for the person where the sub itself must not: over team and
+ * sub, since Apple gives a person one sub in all apps of a team; over client_id and sub where team
+ * is empty. In a form that no event has. Texts of at most NOTIFICATION_CLAIM_MAX_BYTES. 0, -EINVAL
+ * for a longer one, -EIO when OpenSSL fails. One thread a key. */
+int identity_of_person(struct identity_key *key, const char *team, const char *client_id,
+                       const char *sub, unsigned char ret_person[PERSON_BYTES]);
 
 /* The same kind of value for any bytes, in a form that no event can have: to know a quarantined
  * token again, and to know that a key belongs to a database. 0 or -EIO. One thread a key. */

@@ -19,6 +19,7 @@
 #define FORM_PERSON  'P' /* client_id, type, sub, event_time_ms */
 #define FORM_TOKEN   'T' /* client_id, jti, index */
 #define FORM_CONTENT 'C' /* identity_of_bytes */
+#define FORM_SUB     'S' /* team, client_id or nothing, sub */
 
 #define LENGTH_BYTES 4
 #define NUMBER_BYTES 8
@@ -254,6 +255,24 @@ int identity_of(struct identity_key *key, const struct notification *notificatio
     if (input.overflow) /* longer claims than the verifier lets through */
         return -EINVAL;
     return mac_of(key, input.bytes, input.used, form, ret_identity);
+}
+
+int identity_of_person(struct identity_key *key, const char *team, const char *client_id,
+                       const char *sub, unsigned char ret_person[PERSON_BYTES])
+{
+    unsigned char whole[IDENTITY_BYTES];
+    struct input input = {.used = 0};
+    int error;
+
+    put_field(&input, team, strlen(team));
+    put_field(&input, client_id, team[0] ? 0 : strlen(client_id));
+    put_field(&input, sub, strlen(sub));
+    if (input.overflow)
+        return -EINVAL;
+    error = mac_of(key, input.bytes, input.used, FORM_SUB, whole);
+    if (error == 0)
+        memcpy(ret_person, whole, PERSON_BYTES);
+    return error;
 }
 
 int identity_of_bytes(struct identity_key *key, const void *bytes, size_t count,

@@ -172,11 +172,26 @@ static void bind_text(sqlite3_stmt *statement, int index, const char *text)
     sqlite3_bind_text(statement, index, text, -1, SQLITE_STATIC); /* NULL gives NULL */
 }
 
+/* Text that is too long for an identity has been refused before it comes here. */
+static enum outbox_error bind_person(struct outbox *outbox, int index, const struct config_app *app,
+                                     const char *sub, unsigned char ret_person[PERSON_BYTES])
+{
+    sqlite3_stmt *statement = outbox->statements[OUTBOX_EVENT_INSERT];
+
+    if (!sub)
+        return outbox_check(outbox, sqlite3_bind_null(statement, index));
+    if (identity_of_person(outbox->key, app->team, app->client_id, sub, ret_person) < 0)
+        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "HMAC failed");
+    return outbox_check(
+        outbox, sqlite3_bind_blob(statement, index, ret_person, PERSON_BYTES, SQLITE_STATIC));
+}
+
 static enum outbox_error insert_event(struct outbox *outbox, struct delivery *delivery,
                                       const struct event *event)
 {
     const struct notification *notification = &delivery->judgement.notification;
     sqlite3_stmt *statement = outbox->statements[OUTBOX_EVENT_INSERT];
+    unsigned char person[PERSON_BYTES];
     int64_t id = outbox->pending.last_id + 1;
     enum outbox_error error;
 
@@ -202,13 +217,31 @@ static enum outbox_error insert_event(struct outbox *outbox, struct delivery *de
     bind_text(statement, 12, notification->jti);
     bind_text(statement, 13, event->raw_type);
     sqlite3_bind_int64(statement, 14, delivery->first_id);
-    error = outbox_check(outbox, outbox_step(statement));
+    error = bind_person(outbox, 15, delivery->app, event->sub, person);
+    if (error == OUTBOX_ERROR_NONE)
+        error = outbox_check(outbox, outbox_step(statement));
     if (error == OUTBOX_ERROR_NONE) {
         outbox->pending.last_id = id;
         delivery->rows++;
         delivery->stored |= UINT32_C(1) << (event - notification->events);
     }
     return error;
+}
+
+/* Whether a notification is about more than one person: then its body tells of somebody who may
+ * have no row here. */
+static bool is_mixed(const struct notification *notification)
+{
+    const char *sub = NULL;
+
+    for (size_t i = 0; i < notification->event_count; i++) {
+        if (!notification->events[i].sub)
+            continue;
+        if (sub && strcmp(sub, notification->events[i].sub) != 0)
+            return true;
+        sub = notification->events[i].sub;
+    }
+    return false;
 }
 
 static enum outbox_error insert_raw(struct outbox *outbox, const struct delivery *delivery)
@@ -218,7 +251,8 @@ static enum outbox_error insert_raw(struct outbox *outbox, const struct delivery
 
     sqlite3_bind_int64(statement, 1, delivery->first_id);
     sqlite3_bind_int64(statement, 2, delivery->received_at_ms);
-    code = sqlite3_bind_blob64(statement, 3, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
+    sqlite3_bind_int(statement, 3, is_mixed(&delivery->judgement.notification));
+    code = sqlite3_bind_blob64(statement, 4, delivery->raw, delivery->raw_bytes, SQLITE_STATIC);
     return outbox_check(outbox, code == SQLITE_OK ? outbox_step(statement) : code);
 }
 

@@ -29,9 +29,10 @@ static const char *const statement_texts[OUTBOX_STATEMENTS] = {
     [OUTBOX_SEEN_FIND] = "SELECT 1 FROM seen WHERE event_time_ms = ?1 AND identity = ?2",
     [OUTBOX_EVENT_INSERT] = "INSERT INTO events (id, type, client_id, app, team, sub, email, "
                             "is_private_email, event_time_ms, issued_at_ms, received_at_ms, jti, "
-                            "raw_type, raw_id) "
-                            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    [OUTBOX_RAW_INSERT] = "INSERT INTO raw VALUES (?1, ?2, ?3)",
+                            "raw_type, raw_id, person) "
+                            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "
+                            "?15)",
+    [OUTBOX_RAW_INSERT] = "INSERT INTO raw VALUES (?1, ?2, ?3, ?4)",
     [OUTBOX_STATE_UPDATE] = "UPDATE state SET last_id = ?1",
     [OUTBOX_APP_UPSERT] = "INSERT INTO apps VALUES (?1, ?2) ON CONFLICT (client_id) "
                           "DO UPDATE SET last_accepted_ms = excluded.last_accepted_ms",

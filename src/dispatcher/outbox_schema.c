@@ -16,7 +16,8 @@ static const struct {
      "pruned_through INTEGER NOT NULL, "
      "last_id INTEGER NOT NULL, "
      "key_check BLOB NOT NULL) STRICT"},
-    /* raw_id is the key of the notification's body in raw. */
+    /* raw_id is the key of the notification's body in raw. person stands for team and sub, also
+     * when erasure has taken the sub: identity_of_person. */
     {"table", "events",
      "CREATE TABLE events ("
      "id INTEGER PRIMARY KEY, "
@@ -33,10 +34,14 @@ static const struct {
      "jti TEXT, "
      "raw_type TEXT NOT NULL, "
      "raw_id INTEGER NOT NULL, "
-     "test INTEGER NOT NULL DEFAULT 0) STRICT"},
+     "test INTEGER NOT NULL DEFAULT 0, "
+     "person BLOB, "
+     "erased_at_ms INTEGER) STRICT"},
+    /* mixed is 1 where a body names more than one person, not all of whom need to have a row. */
     {"table", "raw",
      "CREATE TABLE raw (id INTEGER PRIMARY KEY, received_at_ms INTEGER NOT NULL, "
-     "body BLOB NOT NULL) STRICT"},
+     "mixed INTEGER NOT NULL, body BLOB NOT NULL) STRICT"},
+    {"index", "raw_mixed", "CREATE INDEX raw_mixed ON raw (id) WHERE mixed = 1"},
     /* Ordered by time first, so that it grows at its end. */
     {"table", "seen",
      "CREATE TABLE seen (event_time_ms INTEGER NOT NULL, identity BLOB NOT NULL, "
@@ -54,6 +59,10 @@ static const struct {
     {"table", "days",
      "CREATE TABLE days (day INTEGER NOT NULL, what TEXT NOT NULL, name TEXT NOT NULL, "
      "client_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (day, what, name, client_id)) "
+     "STRICT, WITHOUT ROWID"},
+    /* Whose account-delete was erased: what comes for them later follows it. */
+    {"table", "erased",
+     "CREATE TABLE erased (person BLOB PRIMARY KEY, since_ms INTEGER NOT NULL) "
      "STRICT, WITHOUT ROWID"},
     {"view", "outbox",
      "CREATE VIEW outbox AS SELECT id, type, client_id, app, team, sub, email, is_private_email, "

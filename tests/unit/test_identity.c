@@ -229,6 +229,71 @@ START_TEST(bytes_have_a_form_of_their_own)
 }
 END_TEST
 
+static bool same_person(struct identity_key *key, const char *const a[3], const char *const b[3])
+{
+    unsigned char first[PERSON_BYTES], second[PERSON_BYTES];
+
+    ck_assert_int_eq(identity_of_person(key, a[0], a[1], a[2], first), 0);
+    ck_assert_int_eq(identity_of_person(key, b[0], b[1], b[2], second), 0);
+    return memcmp(first, second, PERSON_BYTES) == 0;
+}
+
+START_TEST(a_person_is_one_in_all_apps_of_a_team)
+{
+    static const char *const person_of_app[] = {"ABCDE12345", APP_PLAIN, SUB};
+    static const char *const in_another_app[] = {"ABCDE12345", APP_NO_MAIL, SUB};
+    static const char *const others[][3] = {
+        {"ABCDE12346", APP_PLAIN, SUB},
+        {"ABCDE12345", APP_PLAIN, SUB "x"},
+        {"", APP_PLAIN, SUB},
+        {"", APP_NO_MAIL, SUB},
+        {"", "ABCDE12345", SUB},
+        {"ABCDE1234", APP_PLAIN, "5" SUB},
+        {"", "com.example.ap", "p" SUB},
+    };
+    struct identity_key *key = key_make();
+
+    ck_assert(same_person(key, person_of_app, in_another_app));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        ck_assert(!same_person(key, person_of_app, others[i]));
+        for (size_t j = 0; j < i; j++)
+            ck_assert(!same_person(key, others[i], others[j]));
+    }
+    identity_key_free(key);
+}
+END_TEST
+
+START_TEST(a_person_is_not_taken_for_an_event)
+{
+    struct identity_key *key = key_make();
+    unsigned char whole[IDENTITY_BYTES], person_value[PERSON_BYTES];
+    static const unsigned char input[] = "\0\0\0\1T\0\0\0\0\0\0\0\1S";
+
+    ck_assert_int_eq(identity_of_person(key, "T", "", "S", person_value), 0);
+    ck_assert_int_eq(identity_of_bytes(key, input, sizeof input - 1, whole), 0);
+    ck_assert_mem_ne(person_value, whole, PERSON_BYTES);
+    identity_key_free(key);
+}
+END_TEST
+
+START_TEST(a_sub_longer_than_any_claim_is_no_person)
+{
+    struct identity_key *key = key_make();
+    unsigned char value[PERSON_BYTES];
+    size_t bytes = 4 * NOTIFICATION_CLAIM_MAX_BYTES;
+    char *sub = malloc(bytes + 1);
+
+    ck_assert_ptr_nonnull(sub);
+    memset(sub, 's', bytes);
+    sub[bytes] = '\0';
+    ck_assert_int_eq(identity_of_person(key, "ABCDE12345", APP_PLAIN, sub, value), -EINVAL);
+    sub[NOTIFICATION_CLAIM_MAX_BYTES] = '\0';
+    ck_assert_int_eq(identity_of_person(key, "ABCDE12345", APP_PLAIN, sub, value), 0);
+    free(sub);
+    identity_key_free(key);
+}
+END_TEST
+
 START_TEST(another_key_gives_other_identities)
 {
     struct identity_key *key = key_make(), *other = NULL;
@@ -363,6 +428,9 @@ int main(void)
     tcase_add_test(tests, takes_the_longest_claims);
     tcase_add_test(tests, is_hmac_sha_256_over_the_documented_bytes);
     tcase_add_test(tests, bytes_have_a_form_of_their_own);
+    tcase_add_test(tests, a_person_is_one_in_all_apps_of_a_team);
+    tcase_add_test(tests, a_person_is_not_taken_for_an_event);
+    tcase_add_test(tests, a_sub_longer_than_any_claim_is_no_person);
     tcase_add_test(tests, another_key_gives_other_identities);
     tcase_add_test(tests, the_key_file_is_made_once_for_its_owner_alone);
     tcase_add_test(tests, a_key_file_that_is_not_right_is_refused);

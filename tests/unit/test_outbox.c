@@ -295,6 +295,42 @@ START_TEST(a_row_holds_what_apple_said)
 }
 END_TEST
 
+/* Erasure finds by it: the sub of one team is one person in all its apps. */
+START_TEST(a_row_knows_its_person)
+{
+    struct outbox *outbox = outbox_make();
+
+    store(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
+    store(outbox, delivery_of(policy, APP_NO_MAIL, "j2", EVENT("account-deleted", "s1", "")));
+    store(outbox, delivery_of(policy, APP_PLAIN, "j3", EVENT("account-deleted", "s2", "")));
+    store(outbox, delivery_of(policy, APP_PLAIN, "j4", "{\"type\":\"something-new\"}"));
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events WHERE length(person) = 16"), 3);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(DISTINCT person) FROM events"), 2);
+    ck_assert_int_eq(number_of(outbox, "SELECT id FROM events WHERE person IS NULL"), 4);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events WHERE erased_at_ms IS NULL"),
+                     4);
+    close_clean(outbox);
+}
+END_TEST
+
+/* A body may tell of a person who has no row, since that event came before. */
+START_TEST(a_body_about_two_people_is_marked)
+{
+    struct outbox *outbox = outbox_make();
+
+    store(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
+    store(outbox, delivery_of(policy, APP_PLAIN, "j2",
+                              "[" EVENT("account-deleted", "s2", "") "," EVENT("x", "s2", "") "]"));
+    store(outbox, delivery_of(policy, APP_PLAIN, "j3",
+                              "[" EVENT("account-deleted", "s1", "") ",{\"type\":\"y\"}," EVENT(
+                                  "account-deleted", "s3", "") "]"));
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM raw"), 3);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM raw WHERE mixed = 1"), 1);
+    ck_assert_int_eq(number_of(outbox, "SELECT id FROM raw WHERE mixed = 1"), 4);
+    close_clean(outbox);
+}
+END_TEST
+
 START_TEST(test_rows_stand_outside_the_view)
 {
     struct outbox *outbox;
@@ -1227,6 +1263,8 @@ int main(void)
     tcase_add_test(tests, a_repeat_in_the_same_batch_is_a_duplicate);
     tcase_add_test(tests, the_view_has_the_columns_of_the_contract);
     tcase_add_test(tests, a_row_holds_what_apple_said);
+    tcase_add_test(tests, a_row_knows_its_person);
+    tcase_add_test(tests, a_body_about_two_people_is_marked);
     tcase_add_test(tests, test_rows_stand_outside_the_view);
     tcase_add_test(tests, an_id_is_never_given_twice);
     tcase_add_test(tests, polling_is_a_range_search_without_sort);
