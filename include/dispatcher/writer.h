@@ -45,8 +45,9 @@ struct writer_state {
 int writer_start(const struct writer_settings *settings, struct writer **ret_writer);
 
 /* Gives a delivery to the writer, which owns it on 0. -EAGAIN: the queue is full (it never holds
- * more than queue_events, but always at least one delivery); -ESHUTDOWN: stopping, or storage
- * failed. Then the delivery is still the caller's. Never blocks on the disk. Any thread. */
+ * more than queue_events, but always at least one delivery); -ESHUTDOWN: stopping; -EIO: the
+ * storage failed for good. Then the delivery is still the caller's. Never blocks on the disk. Any
+ * thread. */
 int writer_submit(struct writer *writer, struct delivery *delivery);
 
 /* Other work for the one connection that writes: acknowledgements, erasure, what is released from
@@ -70,9 +71,9 @@ struct writer_task {
 #define WRITER_TASKS_TURN 16   /* run between two batches of deliveries, in one transaction */
 
 /* Queues a task; it runs between two commits of deliveries. 0; -EAGAIN with WRITER_TASKS_MAX
- * queued, -ESHUTDOWN when the writer is stopping or storage failed: then the task is still the
- * caller's. Tasks that are queued when the writer stops are run; after a fatal error they are done
- * with it. Never blocks on the disk. Any thread. */
+ * queued, -ESHUTDOWN when the writer is stopping, -EIO when the storage failed for good: then the
+ * task is still the caller's. Tasks that are queued when the writer stops are run; after a fatal
+ * error they are done with it. Never blocks on the disk. Any thread. */
 int writer_post(struct writer *writer, struct writer_task *task);
 
 /* Takes all deliveries whose outcome is known, linked by next in the order of submission; NULL

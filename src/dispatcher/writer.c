@@ -444,13 +444,22 @@ int writer_start(const struct writer_settings *settings, struct writer **ret_wri
     return 0;
 }
 
+/* Why nothing is taken any more, or 0. Called with the lock held. */
+static int closed(const struct writer *writer)
+{
+    if (writer->state.fatal)
+        return -EIO;
+    return writer->stopping ? -ESHUTDOWN : 0;
+}
+
 /* Called with the lock held. */
 static int enqueue(struct writer *writer, struct delivery *delivery)
 {
     unsigned room = room_of(delivery);
+    int error = closed(writer);
 
-    if (writer->stopping || writer->state.fatal)
-        return -ESHUTDOWN;
+    if (error != 0)
+        return error;
     if (writer->queue.head && (writer->queued_events >= writer->settings.queue_events ||
                                room > writer->settings.queue_events - writer->queued_events))
         return -EAGAIN;
@@ -476,14 +485,13 @@ int writer_submit(struct writer *writer, struct delivery *delivery)
 
 int writer_post(struct writer *writer, struct writer_task *task)
 {
-    int error = 0;
+    int error;
 
     pthread_mutex_lock(&writer->lock);
-    if (writer->stopping || writer->state.fatal) {
-        error = -ESHUTDOWN;
-    } else if (writer->queued_tasks >= WRITER_TASKS_MAX) {
+    error = closed(writer);
+    if (error == 0 && writer->queued_tasks >= WRITER_TASKS_MAX)
         error = -EAGAIN;
-    } else {
+    if (error == 0) {
         task->next = NULL;
         *writer->tasks.tail = task;
         writer->tasks.tail = &task->next;

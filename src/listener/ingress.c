@@ -378,7 +378,9 @@ static enum verdict store(struct ingress *ingress, struct http_request *request,
         return VERDICT_ACCEPTED;
     wait_end(ingress, waiting);
     undo_delivery(delivery, judgement);
-    return error == -EAGAIN ? VERDICT_BUSY : VERDICT_DRAINING;
+    if (error == -EAGAIN)
+        return VERDICT_BUSY;
+    return error == -EIO ? VERDICT_STORE_FAILED : VERDICT_DRAINING;
 }
 
 static void receive(struct ingress *ingress, struct http_request *request, const char *body,

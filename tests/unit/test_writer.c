@@ -287,7 +287,7 @@ START_TEST(a_failed_sync_ends_everything_once)
     release_writer(hold);
     while (atomic_load(&fatal_calls) == 0)
         sem_wait(&committed);
-    ck_assert_int_eq(writer_submit(writer, late_one), -ESHUTDOWN);
+    ck_assert_int_eq(writer_submit(writer, late_one), -EIO);
     writer_stop(writer);
     ck_assert_uint_eq(free_all(writer_collect(writer), VERDICT_STORE_FAILED), 4);
     writer_state(writer, &state);

@@ -185,7 +185,7 @@ START_TEST(test_after_a_fatal_error_nothing_runs_and_all_are_told)
     sem_wait(&gate.over);
     ck_assert_int_eq(gate.told, OUTBOX_ERROR_FATAL);
     insert_init(&later, "later", OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(writer_post(writer, &later.task), -ESHUTDOWN);
+    ck_assert_int_eq(writer_post(writer, &later.task), -EIO);
     writer_stop(writer);
     ck_assert_int_eq(atomic_load(&fatal_calls), 1);
     ck_assert_str_eq(names(), "");
