@@ -142,8 +142,14 @@ void health_tick(struct health *health);
  * who is about to render the metrics. Any thread. */
 void health_update_metrics(struct health *health);
 
+/* Another leeway than the one of the sources, from now on. Any thread. */
+void health_set_leeway(struct health *health, unsigned leeway_s);
+
 /* From now on the daemon is shutting down and not ready. Any thread; async-signal-safe. */
 void health_drain(struct health *health);
+
+/* Whether health_drain was called. Any thread. */
+bool health_draining(const struct health *health);
 
 /* The two judgements on given facts. Pure. */
 bool health_judge_pulse(const struct health_pulse *pulse, char ret_why[HEALTH_WHY_BYTES]);

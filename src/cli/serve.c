@@ -436,11 +436,11 @@ static int serve_up(struct serve *serve)
 
 /* -- down -------------------------------------------------------------------------------------- */
 
-static void wait_for_requests(const struct serve *serve, int64_t for_ms)
+static void wait_for_requests(const struct http_loop *loop, int64_t for_ms)
 {
     int64_t until_ms = clock_monotonic_ms() + for_ms;
 
-    while (http_loop_requests(serve->notify_loop) > 0 && clock_monotonic_ms() < until_ms)
+    while (http_loop_requests(loop) > 0 && clock_monotonic_ms() < until_ms)
         nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
 }
 
@@ -450,12 +450,14 @@ static void drain(struct serve *serve)
 {
     health_drain(serve->health);
     http_loop_drain(serve->notify_loop);
-    wait_for_requests(serve, SERVE_DRAIN_MS);
+    wait_for_requests(serve->notify_loop, SERVE_DRAIN_MS);
     ingress_refuse_new(serve->ingress);
     history_flush(serve->history, clock_wall_ms());
     writer_stop(serve->writer);
     http_loop_wake(serve->notify_loop);
-    wait_for_requests(serve, SERVE_TICK_MS);
+    http_loop_wake(serve->reader_loop);
+    wait_for_requests(serve->notify_loop, SERVE_TICK_MS);
+    wait_for_requests(serve->reader_loop, SERVE_TICK_MS);
 }
 
 static int serve_down(struct serve *serve)
@@ -559,6 +561,7 @@ static void reload(struct serve *serve)
         config_free(config);
         return;
     }
+    health_set_leeway(serve->health, config->limits.leeway_s);
     http_loop_wake(serve->notify_loop);
 }
 

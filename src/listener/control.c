@@ -54,6 +54,8 @@ static const struct problem problem_refresh_late = {"refresh-unfinished", 504,
 static const struct problem problem_save = {"not-saved", 500,
                                             "The change could not be saved in keys.json"};
 static const struct problem problem_full = {"list-full", 409, "There is no room for one more"};
+static const struct problem problem_draining = {"shutting-down", 503,
+                                                "The daemon is shutting down"};
 static const struct problem problem_memory = {"out-of-memory", 503, "Memory is out"};
 
 static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
@@ -236,6 +238,7 @@ static void answer_refreshed(struct control *control, struct http_request *reque
 static void look_after_waiting(struct control *control, int64_t now_ms)
 {
     struct refresher_state state;
+    bool draining = health_draining(control->settings.health);
 
     if (!control->waiting)
         return;
@@ -245,12 +248,15 @@ static void look_after_waiting(struct control *control, int64_t now_ms)
         bool over = state.attempts != waiting->attempts_before;
 
         next = waiting->next;
-        if (!over && now_ms < waiting->deadline_ms)
+        if (!over && !draining && now_ms < waiting->deadline_ms)
             continue;
         http_request_set_user(request, NULL);
         forget(control, waiting);
         if (over)
             answer_refreshed(control, request, &state);
+        else if (draining)
+            answer_problem(control, request, &problem_draining,
+                           "the attempt ends with it; ask again once it is back");
         else
             answer_problem(control, request, &problem_refresh_late,
                            "no attempt ended within %d s; it goes on, look again later",

@@ -21,6 +21,7 @@ struct health {
     dev_t device;
     ino_t inode;
     atomic_bool draining;
+    atomic_uint leeway_s;
 
     pthread_mutex_t clock_lock;
     int64_t wall_before_ms, mono_before_ms;
@@ -350,6 +351,7 @@ int health_new(const struct health_sources *sources, struct health **ret_health)
         return -ENOMEM;
     (void)pthread_mutex_init(&health->clock_lock, NULL); /* never fails with default attributes */
     health->sources = *sources;
+    atomic_init(&health->leeway_s, sources->leeway_s);
     health->directory = directory_of(sources->database);
     if (asprintf(&health->wal, "%s-wal", sources->database) < 0)
         health->wal = NULL;
@@ -449,7 +451,7 @@ static void gather_disk(struct health *health, struct health_facts *facts)
 static void gather_clock(struct health *health, struct health_facts *facts)
 {
     facts->wall_ms = clock_wall_ms();
-    facts->leeway_s = health->sources.leeway_s;
+    facts->leeway_s = atomic_load(&health->leeway_s);
     (void)pthread_mutex_lock(&health->clock_lock);
     facts->jump_ms = health->jump_ms;
     facts->jump_at_ms = health->jump_at_ms;
@@ -484,7 +486,7 @@ void health_tick(struct health *health)
     int64_t wall_ms = clock_wall_ms();
     int64_t mono_ms = clock_monotonic_ms();
     int64_t jump_ms = health_clock_jump_ms(health->wall_before_ms, health->mono_before_ms, wall_ms,
-                                           mono_ms, health->sources.leeway_s);
+                                           mono_ms, atomic_load(&health->leeway_s));
     if (jump_ms != 0) {
         health->jump_ms = jump_ms;
         health->jump_at_ms = mono_ms;
@@ -499,9 +501,19 @@ void health_update_metrics(struct health *health)
     refresher_update_metrics(health->sources.refresher, clock_wall_ms() / 1000);
 }
 
+void health_set_leeway(struct health *health, unsigned leeway_s)
+{
+    atomic_store(&health->leeway_s, leeway_s);
+}
+
 void health_drain(struct health *health)
 {
     atomic_store(&health->draining, true);
+}
+
+bool health_draining(const struct health *health)
+{
+    return atomic_load(&health->draining);
 }
 
 /* ---- telling ---- */

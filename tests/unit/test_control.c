@@ -328,6 +328,20 @@ START_TEST(who_leaves_while_waiting_is_forgotten)
 }
 END_TEST
 
+START_TEST(who_waits_while_the_daemon_shuts_down_is_told)
+{
+    int fd = send_refresh();
+    char text[64] = "";
+
+    await_requests(1);
+    health_drain(rooms.health);
+    ck_assert_int_gt(recv(fd, text, sizeof text - 1, 0), 12);
+    ck_assert_int_eq(strncmp(text, "HTTP/1.1 503", 12), 0);
+    ck_assert_uint_eq(slow_attempts(), 0);
+    (void)close(fd);
+}
+END_TEST
+
 /* A stop while a client waits: the request ends with the loop, and nothing is left. */
 START_TEST(a_stop_ends_the_waiting)
 {
@@ -610,6 +624,7 @@ int main(void)
     tcase_add_test(without_keys, no_keys_are_listed);
     tcase_add_test(without_keys, state_without_keys_says_why);
     tcase_add_test(slow, who_leaves_while_waiting_is_forgotten);
+    tcase_add_test(slow, who_waits_while_the_daemon_shuts_down_is_told);
     tcase_add_test(slow, a_stop_ends_the_waiting);
     tcase_add_test(tcp, without_a_known_peer_nothing_is_changed);
 

@@ -250,6 +250,20 @@ static TCase *add_case(Suite *suite, const char *name, void (*with)(void))
     return tests;
 }
 
+/* A reload changes what counts as a jump. */
+START_TEST(the_leeway_can_change)
+{
+    struct health_report report;
+
+    health_set_leeway(rooms.health, 7);
+    health_report(rooms.health, &report);
+    ck_assert_int_eq(report.facts.leeway_s, 7);
+    ck_assert(!health_draining(rooms.health));
+    health_drain(rooms.health);
+    ck_assert(health_draining(rooms.health));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("monitor");
@@ -260,6 +274,7 @@ int main(void)
     tcase_add_test(usual, readyz_says_ready);
     tcase_add_test(usual, readyz_notices_a_deleted_database);
     tcase_add_test(usual, readyz_says_draining);
+    tcase_add_test(usual, the_leeway_can_change);
     tcase_add_test(usual, metrics_are_those_of_now);
     tcase_add_test(usual, open_descriptors_are_counted);
     tcase_add_test(usual, anything_else_is_not_there);
