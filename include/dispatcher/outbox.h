@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "dispatcher/delivery.h"
+#include "support/version.h"
 
 #define OUTBOX_APPLICATION_ID  0x53697741 /* "SiwA" */
 #define OUTBOX_SCHEMA_VERSION  1
@@ -94,6 +95,9 @@ enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox);
  * a label of a bounded set ("full", "ioerr", …). Borrowed until the next call. Writer thread. */
 const char *outbox_error_text(const struct outbox *outbox);
 const char *outbox_error_kind(const struct outbox *outbox);
+
+/* Which SQLite this is. Any thread. */
+struct version_library outbox_library(void);
 
 /* Leaves PATH.failed, so that the next start checks first. 0 or -errno. */
 int outbox_mark_failed(const struct outbox *outbox);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "support/config.h"
+#include "support/version.h"
 
 #define FETCH_TIMEOUT_MS        5000
 #define FETCH_HELPER_TIMEOUT_MS 4500 /* of `fetch-keys`: the daemon that waits hears the reason */
@@ -51,6 +52,9 @@ const char *fetch_result_label(enum fetch_result result);
 
 /* Prepares libcurl; once, before any thread. 0 or -errno. */
 int fetch_init(void);
+
+/* Which libcurl this is. Any thread. */
+struct version_library fetch_library(void);
 
 /* One attempt, at most source->timeout_ms and FETCH_TEXT_MAX_BYTES in all, no retry. https only, no
  * redirect followed, peer and host verified, TLS 1.2 or later, status 200 only, a body cut short

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "support/version.h"
+
 struct http_loop;
 struct http_server;
 struct http_request; /* valid from on_headers to on_over, on the loop's thread only */
@@ -113,6 +115,9 @@ void http_loop_stop(struct http_loop *loop);
 /* Stops the loop, ends what is left, frees the loop and its servers. on_over is called for each
  * request that was under way. NULL is allowed. */
 void http_loop_free(struct http_loop *loop);
+
+/* Which libmicrohttpd this is. Any thread. */
+struct version_library http_library(void);
 
 /* A request. Strings are borrowed until on_over. The method: */
 enum http_method http_request_method(const struct http_request *request);

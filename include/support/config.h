@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "support/version.h"
+
 #define CONFIG_DEFAULT_FILE   "/etc/siwa-notifyd/siwa-notifyd.conf"
 #define CONFIG_FILE_MAX_BYTES (1024 * 1024)
 #define CONFIG_APPS_MAX       1000
@@ -126,8 +128,8 @@ struct config_setting_info {
 /* Setting number index of the table, a static one, or NULL beyond its end. Any thread. */
 const struct config_setting_info *config_setting_info(size_t index);
 
-/* Which libconfig is in use, such as "1.5.0"; static. Any thread. */
-const char *config_library_version(void);
+/* Which libconfig this is. Any thread. */
+struct version_library config_library(void);
 
 /* Parses `unix:/path`, `127.0.0.1:8080`, `[::1]:8080`: an absolute path that fits a socket address,
  * or a numeric address with a port of 0 to 65535 (0: the kernel chooses). 0, or -EINVAL with

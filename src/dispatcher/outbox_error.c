@@ -5,6 +5,14 @@
 
 #include "outbox_internal.h"
 
+struct version_library outbox_library(void)
+{
+    struct version_library library = {.name = "sqlite", .built = SQLITE_VERSION};
+
+    (void)snprintf(library.running, sizeof library.running, "%s", sqlite3_libversion());
+    return library;
+}
+
 #define NAMED(code) \
     { \
         code, #code \

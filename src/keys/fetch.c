@@ -43,6 +43,15 @@ int fetch_init(void)
     return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : -ENOMEM;
 }
 
+struct version_library fetch_library(void)
+{
+    struct version_library library = {.name = "libcurl", .built = LIBCURL_VERSION};
+
+    (void)snprintf(library.running, sizeof(library.running), "%s",
+                   curl_version_info(CURLVERSION_NOW)->version);
+    return library;
+}
+
 static void transfer_release(struct transfer *transfer)
 {
     if (transfer->multi != NULL && transfer->easy != NULL)

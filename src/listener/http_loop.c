@@ -8,10 +8,23 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+/* A number of the library, two hexadecimal digits a part. */
+struct version_library http_library(void)
+{
+    struct version_library library = {.name = "libmicrohttpd"};
+    unsigned number = MHD_VERSION;
+
+    (void)snprintf(library.built, sizeof(library.built), "%x.%x.%x", number >> 24,
+                   number >> 16 & 0xff, number >> 8 & 0xff);
+    (void)snprintf(library.running, sizeof(library.running), "%s", MHD_get_version());
+    return library;
+}
 
 static int make_refusals(struct http_loop *loop)
 {

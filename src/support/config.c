@@ -37,15 +37,14 @@ struct reader {
     bool out_of_memory;
 };
 
-const char *config_library_version(void)
+struct version_library config_library(void)
 {
-#define VERSION_TEXT(number)  #number
-#define VERSION_VALUE(number) VERSION_TEXT(number)
-    /* libconfig does not say at run time which one it is. */
-    return VERSION_VALUE(LIBCONFIG_VER_MAJOR) "." VERSION_VALUE(
-        LIBCONFIG_VER_MINOR) "." VERSION_VALUE(LIBCONFIG_VER_REVISION);
-#undef VERSION_VALUE
-#undef VERSION_TEXT
+    struct version_library library = {.name = "libconfig"};
+
+    (void)snprintf(library.built, sizeof library.built, "%d.%d.%d", LIBCONFIG_VER_MAJOR,
+                   LIBCONFIG_VER_MINOR, LIBCONFIG_VER_REVISION);
+    memcpy(library.running, library.built, sizeof library.built); /* it does not tell */
+    return library;
 }
 
 static void add_problem(struct reader *reader, unsigned line, const char *format, va_list arguments)

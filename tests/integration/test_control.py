@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
+import ssl
 import stat
 import subprocess
 import time
@@ -270,6 +272,18 @@ class TestDaemon(unittest.TestCase):
                 problem = json.loads(reply.body)
                 self.assertEqual((problem["status"], problem["type"]), (status, f"/problems/{kind}"))
                 self.assertEqual(set(problem), {"type", "title", "status", "detail"})
+
+
+class Version(unittest.TestCase):
+    def test_names_every_library_as_it_runs(self):
+        done = subprocess.run([harness.PROGRAM, "version", "--json"], capture_output=True, text=True, check=True)
+        libraries = json.loads(done.stdout)["libraries"]
+        self.assertEqual(list(libraries), ["libmicrohttpd", "sqlite", "libcurl", "openssl", "jansson", "libconfig"])
+        self.assertEqual(libraries["sqlite"]["running"], sqlite3.sqlite_version)
+        self.assertIn(f" {libraries['openssl']['running']} ", ssl.OPENSSL_VERSION)
+        for name, versions in libraries.items():
+            self.assertRegex(versions["running"], r"^[0-9]+\.[0-9.]+", name)
+            self.assertIn(f"{name} {versions['running']}", daemon_version())
 
 
 def daemon_version():
