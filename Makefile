@@ -55,6 +55,7 @@ LIB      := $(BUILD)/libsiwa.a
 PROGRAM  := $(BUILD)/siwa-notifyd
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/unit/test_*.c)))
 TOOLS    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/tools/*.c)))
+PRELOAD  := $(patsubst %.c,$(BUILD)/%.so,$(sort $(wildcard tests/fault/preload_*.c)))
 FUZZ     := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
 all: $(PROGRAM)
@@ -81,7 +82,12 @@ have-deps:
 	@pkg-config --exists $(PKG) 2>/dev/null || { \
 	echo "siwa-notifyd: missing to build: pkg-config, or one of $(PKG). Run: make deps" >&2; exit 1; }
 
-tests: $(UNIT) $(TOOLS)
+# Libraries that are preloaded into the daemon to break what it stands on; never sanitised, whatever the daemon is.
+$(BUILD)/tests/fault/preload_%.so: tests/fault/preload_%.c Makefile
+	@mkdir -p $(@D)
+	$(call say,TEST) $(CC) $(CPPFLAGS) -std=c17 -O2 -g $(WARN) $(WERROR) -fPIC -shared -MMD -MP -MT $@ -o $@ $< -ldl -pthread
+
+tests: $(UNIT) $(TOOLS) $(PRELOAD)
 
 deps:
 	tests/tools/install-deps $(DEPS_BUILD)

@@ -99,6 +99,11 @@ const char *outbox_error_kind(const struct outbox *outbox);
 /* Which SQLite this is. Any thread. */
 struct version_library outbox_library(void);
 
+/* Ends all writing, for damage that a reader found: nothing begins any more and outbox_close leaves
+ * the file as it is. Returns OUTBOX_ERROR_FATAL, with why as the error's text and "corrupt" as its
+ * kind. Writer thread, or nobody while there is none. */
+enum outbox_error outbox_condemn(struct outbox *outbox, const char *why);
+
 /* Leaves PATH.failed, so that the next start checks first. 0 or -errno. */
 int outbox_mark_failed(const struct outbox *outbox);
 

@@ -145,6 +145,10 @@ void health_update_metrics(struct health *health);
 /* Another leeway than the one of the sources, from now on. Any thread. */
 void health_set_leeway(struct health *health, unsigned leeway_s);
 
+/* The size of the write-ahead log now, 0 where it cannot be had. Asks the file system. Any thread.
+ */
+uint64_t health_wal_bytes(struct health *health);
+
 /* From now on the daemon is shutting down and not ready. Any thread; async-signal-safe. */
 void health_drain(struct health *health);
 

@@ -49,6 +49,13 @@
 #define NOTIFY_SOCKET_MODE  0666 /* a reverse proxy of any user */
 #define CONTROL_SOCKET_MODE 0660
 
+/* What the check of the whole database found, on its way to the one who writes. */
+struct damage {
+    struct writer_task task; /* first */
+    bool found;
+    char why[OUTBOX_WHY_BYTES];
+};
+
 struct serve {
     const char *config_file;
     struct config *config; /* of the start; rooms borrow from it to the end */
@@ -71,7 +78,9 @@ struct serve {
     pthread_t check_thread;
     bool check_started;
     atomic_bool check_stop;
+    struct damage damage;
     atomic_bool failed;
+    bool failing, wal_long;                           /* as last told in the log */
     char status[HEALTH_WHY_BYTES + OUTBOX_WHY_BYTES]; /* as last told to the service manager */
     char why[SERVE_WHY_BYTES];                        /* of a start that failed */
 };
@@ -117,22 +126,50 @@ static void on_attempt_over(void *context)
     http_loop_wake(serve->reader_loop);
 }
 
+static enum outbox_error condemn(struct outbox *outbox, struct writer_task *task)
+{
+    return outbox_condemn(outbox, ((struct damage *)(void *)task)->why);
+}
+
+static void on_condemned(struct writer_task *task, enum outbox_error error)
+{
+    (void)task;
+    (void)error; /* the writer's end, which on_fatal tells of */
+}
+
+/* Nothing may be written into a damaged file any more, so the writer ends itself. Where it takes no
+ * task any more it is ending already, and serve_down sees to the rest. */
+static void stop_writing(struct serve *serve)
+{
+    int error;
+
+    serve->damage.found = true;
+    serve->damage.task = (struct writer_task){.run = condemn, .done = on_condemned};
+    do {
+        error = writer_post(serve->writer, &serve->damage.task);
+        if (error == -EAGAIN)
+            nanosleep(&(struct timespec){.tv_nsec = 20 * 1000 * 1000}, NULL);
+    } while (error == -EAGAIN);
+    if (error)
+        on_fatal(serve);
+}
+
 /* Reads the whole database once, beside the work: damage is better found now than by a consumer. */
 static void *check_database(void *context)
 {
     struct serve *serve = context;
     struct outbox_reader *reader = NULL;
-    char why[OUTBOX_WHY_BYTES] = "";
+    char *why = serve->damage.why;
     int error = outbox_reader_open(serve->config->database, &reader, why);
+    bool opened = !error;
 
-    if (!error)
+    if (opened)
         error = outbox_reader_quick_check(reader, &serve->check_stop, why);
     outbox_reader_close(reader);
-    if (error == -EIO) {
+    if (opened && error == -EIO) {
         log_event(LOG_LEVEL_ERROR, "the database is damaged; it is left as it is",
                   log_text("database", serve->config->database), log_text("why", why));
-        outbox_mark_failed(serve->outbox);
-        on_fatal(serve);
+        stop_writing(serve);
     } else if (error && error != -ECANCELED) {
         log_event(LOG_LEVEL_WARNING, "the database could not be checked",
                   log_text("database", serve->config->database), log_text("why", why));
@@ -475,6 +512,10 @@ static int serve_down(struct serve *serve)
         pthread_join(serve->check_thread, NULL);
     if (serve->writer)
         writer_stop(serve->writer);
+    if (serve->damage.found) { /* it may have been found too late for the writer */
+        outbox_condemn(serve->outbox, serve->damage.why);
+        outbox_mark_failed(serve->outbox);
+    }
     http_loop_free(serve->reader_loop);
     http_loop_free(serve->notify_loop);
     writer_free(serve->writer);
@@ -578,6 +619,39 @@ static bool asked_to_stop(struct serve *serve, int signal_fd)
     return false;
 }
 
+/* Says when storing begins to fail and when it works again, and why it ended. */
+static void log_storage(struct serve *serve)
+{
+    struct writer_state writer;
+
+    writer_state(serve->writer, &writer);
+    if (writer.fatal)
+        log_event(LOG_LEVEL_ERROR,
+                  "the storage failed; stopping, so that the next start checks and recovers",
+                  log_text("why", writer.why), log_text("database", serve->config->database));
+    else if (writer.failing && !serve->failing)
+        log_event(LOG_LEVEL_ERROR, "cannot store; answering 503 until it passes",
+                  log_text("why", writer.why), log_text("database", serve->config->database));
+    else if (!writer.failing && serve->failing)
+        log_event(LOG_LEVEL_NOTICE, "storing works again",
+                  log_text("database", serve->config->database));
+    serve->failing = writer.failing;
+}
+
+/* A reader that stays in one transaction keeps the write-ahead log from being emptied. */
+static void log_wal(struct serve *serve)
+{
+    uint64_t bytes = health_wal_bytes(serve->health);
+    bool is_long = bytes > OUTBOX_WAL_LIMIT_BYTES;
+
+    if (is_long && !serve->wal_long)
+        log_event(LOG_LEVEL_WARNING,
+                  "the write-ahead log grows: a reader stays in one transaction for long; end it",
+                  log_number("wal_bytes", (int64_t)bytes),
+                  log_text("database", serve->config->database));
+    serve->wal_long = is_long;
+}
+
 /* Feeds the watchdog while every thread makes progress: the service manager restarts what does not
  * move. Tells how things stand when that has changed. */
 static void tell_service_manager(struct serve *serve, bool watched)
@@ -623,8 +697,10 @@ static void run(struct serve *serve, int signal_fd)
     for (;;) {
         if (poll(fds, 2, tick_ms) < 0 && errno != EINTR)
             return;
+        log_storage(serve);
         if (atomic_load(&serve->failed) || asked_to_stop(serve, signal_fd))
             return;
+        log_wal(serve);
         tell_service_manager(serve, watchdog_ms > 0);
         keep_history(serve);
     }

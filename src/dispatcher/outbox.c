@@ -46,7 +46,7 @@ enum outbox_error outbox_check(struct outbox *outbox, int code)
     os_error = os_error_of(outbox, code);
     snprintf(outbox->error_text, sizeof outbox->error_text, "%s (%s%s%s)", sqlite3_errstr(code),
              outbox_error_name(code), os_error ? ", " : "", os_error ? strerror(os_error) : "");
-    return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code));
+    return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code, os_error));
 }
 
 enum outbox_error outbox_prepare(struct outbox *outbox, const char *sql,
@@ -71,6 +71,11 @@ static enum outbox_error fail(struct outbox *outbox, enum outbox_error error, co
 {
     snprintf(outbox->error_text, sizeof outbox->error_text, "%s", text);
     return note(outbox, error, kind);
+}
+
+enum outbox_error outbox_condemn(struct outbox *outbox, const char *why)
+{
+    return fail(outbox, OUTBOX_ERROR_FATAL, "corrupt", why);
 }
 
 int outbox_key_check(struct identity_key *key, unsigned char ret_check[IDENTITY_BYTES])

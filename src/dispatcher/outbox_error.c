@@ -100,7 +100,14 @@ const char *outbox_error_name(int code)
     return name ? name : "SQLITE_ERROR";
 }
 
-const char *outbox_error_label(int code)
+/* SQLite calls ENOSPC full only where it comes from write(2) itself, a quota never, and a file
+ * system that was made read-only under an open file an I/O error like any other. All three pass. */
+static bool is_full(int os_error)
+{
+    return os_error == ENOSPC || os_error == EDQUOT;
+}
+
+const char *outbox_error_label(int code, int os_error)
 {
     switch (code & 0xff) {
     case SQLITE_FULL:
@@ -116,7 +123,10 @@ const char *outbox_error_label(int code)
     case SQLITE_CANTOPEN:
         return "cantopen";
     case SQLITE_IOERR:
-        return code == SQLITE_IOERR_NOMEM ? "memory" : "ioerr";
+        return code == SQLITE_IOERR_NOMEM ? "memory"
+               : is_full(os_error)        ? "full"
+               : os_error == EROFS        ? "readonly"
+                                          : "ioerr";
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
         return "corrupt";
@@ -153,9 +163,8 @@ enum outbox_error outbox_error_class(int code, int os_error)
     case SQLITE_IOERR:
         if (code == SQLITE_IOERR_NOMEM)
             return OUTBOX_ERROR_TRANSIENT;
-        /* SQLite calls ENOSPC full only where it comes from write(2) itself, and a quota never; but
-         * after a sync that failed, whatever the reason, nobody knows what is on the disk */
-        if ((os_error == ENOSPC || os_error == EDQUOT) && !is_sync(code))
+        /* after a sync that failed, whatever the reason, nobody knows what is on the disk */
+        if ((is_full(os_error) || os_error == EROFS) && !is_sync(code))
             return OUTBOX_ERROR_TRANSIENT;
         return OUTBOX_ERROR_FATAL;
     case SQLITE_CONSTRAINT:

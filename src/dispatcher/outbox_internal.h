@@ -87,7 +87,7 @@ void outbox_finalize(sqlite3_stmt **statement);
  * its label in metrics. os_error is what sqlite3_system_errno gave. */
 enum outbox_error outbox_error_class(int code, int os_error);
 const char *outbox_error_name(int code);
-const char *outbox_error_label(int code);
+const char *outbox_error_label(int code, int os_error);
 
 /* Writes one sentence into ret_why and returns error. */
 int outbox_explain(char ret_why[OUTBOX_WHY_BYTES], int error, const char *format, ...)
@@ -117,7 +117,8 @@ int outbox_marks_check(int64_t application_id, int64_t user_version, const char 
 /* One number from a statement that gives one. The result code of SQLite, SQLITE_OK on success. */
 int outbox_query_number(sqlite3 *db, const char *sql, int64_t *ret_number);
 
-/* PRAGMA quick_check. 0, -EIO with its first finding, -ECANCELED when interrupted. */
+/* PRAGMA quick_check. 0; -EIO with its first finding, or where the file cannot be read; -ECANCELED
+ * when interrupted; -EBUSY or -EAGAIN where it could not be done now. */
 int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BYTES]);
 
 /* What holds for each connection: no trust in the schema, no extensions, the time-out. */

@@ -236,6 +236,9 @@ int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BY
         error = outbox_explain(ret_why, -ECANCELED, "%s: quick_check was stopped", path);
     else if (code != SQLITE_ROW)
         error = outbox_explain_sqlite(ret_why, db, code, path, "quick_check failed");
+    /* what passes is no damage */
+    if (error == -EIO && code != SQLITE_ROW && outbox_error_class(code, 0) != OUTBOX_ERROR_FATAL)
+        error = -EAGAIN;
     sqlite3_finalize(statement);
     return error;
 }

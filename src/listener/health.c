@@ -506,6 +506,13 @@ void health_set_leeway(struct health *health, unsigned leeway_s)
     atomic_store(&health->leeway_s, leeway_s);
 }
 
+uint64_t health_wal_bytes(struct health *health)
+{
+    struct stat file;
+
+    return stat(health->wal, &file) == 0 ? file_bytes(&file) : 0;
+}
+
 void health_drain(struct health *health)
 {
     atomic_store(&health->draining, true);

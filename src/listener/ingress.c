@@ -227,7 +227,9 @@ static struct waiting *wait_begin(struct ingress *ingress, enum waiting_for what
     waiting->what = what;
     waiting->request = request;
     waiting->began_us = began_us;
-    waiting->deadline_ms = began_us / 1000 + wait_ms;
+    /* not since it began: who was held for its keys may wait for its commit as long as others, and
+     * the lists stay in the order of their deadlines */
+    waiting->deadline_ms = clock_monotonic_ms() + wait_ms;
     http_request_set_user(request, waiting);
     if (what == WAITING_COMMIT) {
         TAILQ_INSERT_TAIL(&ingress->committing, waiting, link);
@@ -579,9 +581,9 @@ static void on_tick(void *context, int64_t now_ms)
         struct http_request *request = waiting->request;
         const char *client_id = waiting->delivery->app->client_id;
 
-        count_notification(ingress, VERDICT_BUSY, client_id);
+        count_notification(ingress, VERDICT_STORE_FAILED, client_id);
         wait_end(ingress, waiting);
-        http_request_answer(request, ingress->replies[VERDICT_BUSY]);
+        http_request_answer(request, ingress->replies[VERDICT_STORE_FAILED]);
     }
     while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;

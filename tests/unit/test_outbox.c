@@ -1114,6 +1114,8 @@ START_TEST(each_error_has_its_class)
         {SQLITE_IOERR_WRITE, EIO, OUTBOX_ERROR_FATAL},
         {SQLITE_IOERR_WRITE, EDQUOT, OUTBOX_ERROR_TRANSIENT},
         {SQLITE_IOERR_SHMSIZE, ENOSPC, OUTBOX_ERROR_TRANSIENT},
+        {SQLITE_IOERR_WRITE, EROFS, OUTBOX_ERROR_TRANSIENT},
+        {SQLITE_IOERR_FSYNC, EROFS, OUTBOX_ERROR_FATAL},
         {SQLITE_IOERR_FSYNC, ENOSPC, OUTBOX_ERROR_FATAL},
         {SQLITE_IOERR_DIR_FSYNC, EDQUOT, OUTBOX_ERROR_FATAL},
         {SQLITE_IOERR, 0, OUTBOX_ERROR_FATAL},
@@ -1132,6 +1134,9 @@ START_TEST(each_error_has_its_class)
                       outbox_error_name(cases[i].code));
     ck_assert_str_eq(outbox_error_name(SQLITE_IOERR_FSYNC), "SQLITE_IOERR_FSYNC");
     ck_assert_str_eq(outbox_error_name(SQLITE_IOERR | 99 << 8), "SQLITE_IOERR");
+    ck_assert_str_eq(outbox_error_label(SQLITE_IOERR_WRITE, EDQUOT), "full");
+    ck_assert_str_eq(outbox_error_label(SQLITE_IOERR_WRITE, EROFS), "readonly");
+    ck_assert_str_eq(outbox_error_label(SQLITE_IOERR_WRITE, EIO), "ioerr");
 }
 END_TEST
 

@@ -1,0 +1,189 @@
+"""Storage that is slow, full, read-only, locked, broken or damaged: what is answered, what is said, and how it ends."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import harness
+from harness import Apple, Daemon, wait_until
+
+sys.path.insert(0, str(harness.ROOT / "tests" / "fault"))
+from disk import Disk  # noqa: E402
+
+
+class StorageCase(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.apple = Apple()
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="siwa-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.disk = Disk(self.folder)
+
+    def daemon(self, **how):
+        environment = {**self.disk.environment, **how.pop("environment", {})}
+        return Daemon(self.apple, directory=self.folder, environment=environment, **how)
+
+    def body(self, kind="consent-revoked", **how):
+        return self.apple.body(self.apple.notification(kind, **how))
+
+    def check(self, daemon, name):
+        return json.loads(daemon.get("/readyz").body)["checks"][name]
+
+    def timed_post(self, daemon, body):
+        began = time.monotonic()
+        return daemon.post(body), time.monotonic() - began
+
+
+class TestSlow(StorageCase):
+    def test_a_slow_commit_is_answered_503_and_lands_all_the_same(self):
+        with self.daemon(environment={"WATCHDOG_USEC": "3000000"}) as daemon:
+            first, second = self.body(), self.body()
+            self.disk.strike("sync", delay_ms=5000, at=1)
+            answers = []
+            sender = threading.Thread(target=lambda: answers.append(self.timed_post(daemon, first)))
+            sender.start()
+            wait_until(lambda: self.disk.struck, "the commit is under way")
+            answer, seconds = self.timed_post(daemon, second)  # behind it in the queue
+            sender.join()
+            answer_first, seconds_first = answers[0]
+            self.assertEqual((answer_first, answer), ((503, "store_failed"), (503, "store_failed")))
+            self.assertLess(max(seconds_first, seconds), 4.5)
+            self.assertEqual(daemon.get("/readyz").status, 503)
+            self.assertIn("disk is slow", self.check(daemon, "commit")["why"])
+            self.assertEqual(daemon.get("/healthz").status, 200)
+            daemon.notify_states()
+            daemon.states = []
+            wait_until(lambda: daemon.notified("WATCHDOG=1"), "the watchdog is fed meanwhile", 2.5)
+            self.assertTrue(self.check(daemon, "commit")["running_ms"] > 0, "the commit is still under way")
+            # they belong to the writer, and land; their repeats are duplicates
+            wait_until(lambda: len(daemon.rows()) == 2, "both rows")
+            self.assertEqual([daemon.post(body) for body in (first, second)], [(200, "duplicate")] * 2)
+            self.assertEqual(daemon.get("/readyz").status, 200)
+            self.assertEqual(daemon.outcomes(), {"store_failed": 2, "duplicate": 2})
+
+
+class TestPassing(StorageCase):
+    """What passes by itself: 503 within 3 s and the reason meanwhile, the first 200 within 5 s of relief."""
+
+    def passes(self, daemon, relieve, why):
+        stored = len(daemon.rows())
+        body = self.body()
+        answer, seconds = self.timed_post(daemon, body)
+        self.assertEqual(answer, (503, "store_failed"))
+        self.assertLess(seconds, 3.5)
+        self.assertEqual(daemon.get("/readyz").status, 503)
+        self.assertRegex(self.check(daemon, "database")["why"], why)
+        self.assertEqual(daemon.get("/healthz").status, 200)
+        wait_until(lambda: any(state.startswith("STATUS=cannot store") for state in daemon.notify_states()),
+                   "the service manager is told")
+        self.assertEqual(len(daemon.rows()), stored)
+        relieve()
+        answer, seconds = self.timed_post(daemon, body)
+        self.assertEqual(answer, (200, "accepted"))
+        self.assertLess(seconds, 5)
+        self.assertEqual(daemon.get("/readyz").status, 200)
+        self.assertEqual(len(daemon.rows()), stored + 1)
+
+    def test_full_read_only_and_locked(self):
+        with self.daemon() as daemon:
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            with self.subTest("full"):
+                self.disk.strike("write", error=errno.ENOSPC)
+                self.passes(daemon, self.disk.heal, "full")
+            with self.subTest("over quota"):
+                self.disk.strike("write", error=errno.EDQUOT)
+                self.passes(daemon, self.disk.heal, "quota")
+            with self.subTest("read-only"):
+                self.disk.strike("write", "truncate", error=errno.EROFS)
+                self.passes(daemon, self.disk.heal, "[Rr]ead-only")
+            with self.subTest("locked"):
+                other = sqlite3.connect(daemon.database, isolation_level=None)
+                with contextlib.closing(other):
+                    other.execute("BEGIN IMMEDIATE")
+                    self.passes(daemon, lambda: other.execute("ROLLBACK"), "locked")
+
+
+class TestFatal(StorageCase):
+    """What does not: no 200 for anything in the batch, an end with the reason, and the next start decides."""
+
+    def ends(self, daemon, body):
+        with contextlib.suppress(OSError, harness.http.client.HTTPException):
+            self.assertEqual(daemon.post(body), (503, "store_failed"))
+        self.assertEqual(daemon.process.wait(harness.PATIENCE_S), 1)
+        self.assertTrue((self.folder / "outbox.db.failed").exists())
+
+    def test_a_failed_sync_or_write_is_the_end_until_the_next_start(self):
+        for kind, name in (("sync", "SQLITE_IOERR_FSYNC"), ("write", "SQLITE_IOERR_WRITE")):
+            with self.subTest(kind):
+                daemon = self.daemon()
+                with daemon:
+                    before = self.body()
+                    self.assertEqual(daemon.post(before), (200, "accepted"))
+                    body = self.body()
+                    self.disk.strike(kind, error=errno.EIO)
+                    self.ends(daemon, body)
+                    self.assertIn(name, daemon.log())
+                    self.disk.heal()
+                    daemon.start()
+                    self.assertFalse((self.folder / "outbox.db.failed").exists())
+                    self.assertEqual(daemon.post(before), (200, "duplicate"))
+                    # it may have landed or not, but it is there once
+                    self.assertIn(daemon.post(body), ((200, "accepted"), (200, "duplicate")))
+                    self.assertEqual(len({row["id"] for row in daemon.rows()}), len(daemon.rows()))
+                    rows = len(daemon.rows())
+                    self.assertEqual(daemon.post(body), (200, "duplicate"))
+                    self.assertEqual(len(daemon.rows()), rows)
+
+    def test_a_damaged_file_is_left_byte_for_byte(self):
+        with self.daemon() as daemon:
+            for _ in range(12):
+                self.assertEqual(daemon.post(self.body() + " " * 20000), (200, "accepted"))
+            daemon.stop()
+            pages = daemon.database.stat().st_size // 4096
+            with open(daemon.database, "r+b") as file:
+                for page in range(12, pages):  # beyond the schema and the first pages of each table
+                    file.seek(page * 4096)
+                    file.write(b"\xa5" * 4096)
+            digest = lambda: hashlib.sha256(daemon.database.read_bytes()).hexdigest()
+            damaged = digest()
+            # the whole-file check beside the work finds it
+            daemon.spawn_daemon()
+            self.assertEqual(daemon.process.wait(harness.PATIENCE_S), 1)
+            self.assertIn("damaged", daemon.log())
+            self.assertTrue((self.folder / "outbox.db.failed").exists())
+            self.assertEqual(digest(), damaged)
+            # and from then on a start checks first
+            self.assertEqual(daemon.run_to_end(), 1)
+            self.assertIn("restore it from a backup", daemon.log())
+            self.assertEqual(digest(), damaged)
+
+
+class TestReader(StorageCase):
+    def test_a_long_write_ahead_log_is_shown(self):
+        with self.daemon() as daemon:
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            self.assertEqual(self.check(daemon, "database")["state"], "ok")
+            os.truncate(f"{daemon.database}-wal", 65 << 20)  # zeros beyond the last commit mean nothing to SQLite
+            self.assertEqual(self.check(daemon, "database")["state"], "warn")
+            self.assertIn("a reader stays in one transaction", self.check(daemon, "database")["why"])
+            self.assertEqual(daemon.get("/readyz").status, 200)
+            self.assertEqual(daemon.metrics().value("siwa_database_bytes", file="wal"), 65 << 20)
+            wait_until(lambda: "a reader stays in one transaction" in daemon.log(), "the warning in the log")
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+
+
+if __name__ == "__main__":
+    unittest.main()
