@@ -25,6 +25,9 @@ int base64url_decode(const char *text, size_t text_bytes, unsigned char *ret_dat
 /* Whether base64url_decode would take this text, given room enough. Any thread. */
 bool base64url_is_canonical(const char *text, size_t text_bytes);
 
+/* Whether every character is of the alphabet, whatever the length. Any thread. */
+bool base64url_in_alphabet(const char *text, size_t text_bytes);
+
 /* Encodes data into ret_text, which must hold BASE64URL_ENCODED(data_bytes) + 1 characters, and
  * ends it with NUL. Never fails. Any thread. */
 void base64url_encode(const unsigned char *data, size_t data_bytes, char *ret_text);

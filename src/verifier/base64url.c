@@ -47,17 +47,21 @@ static unsigned unused_bits(size_t text_bytes)
     }
 }
 
-bool base64url_is_canonical(const char *text, size_t text_bytes)
+bool base64url_in_alphabet(const char *text, size_t text_bytes)
 {
     unsigned seen = 0;
 
-    if (text_bytes == 0)
-        return true;
-    if (text_bytes % 4 == 1)
-        return false;
     for (size_t i = 0; i < text_bytes; i++)
         seen |= sextet(text[i]);
-    return !(seen & NOT_A_SEXTET) && !(sextet(text[text_bytes - 1]) & unused_bits(text_bytes));
+    return !(seen & NOT_A_SEXTET);
+}
+
+bool base64url_is_canonical(const char *text, size_t text_bytes)
+{
+    if (text_bytes == 0)
+        return true;
+    return text_bytes % 4 != 1 && base64url_in_alphabet(text, text_bytes) &&
+           !(sextet(text[text_bytes - 1]) & unused_bits(text_bytes));
 }
 
 int base64url_decode(const char *text, size_t text_bytes, unsigned char *ret_data, size_t capacity,

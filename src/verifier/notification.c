@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "json_text.h"
+#include "verifier/base64url.h"
 
 /* event_time above this is in milliseconds, below it in seconds: as seconds it is the year 5138, as
  * milliseconds March 1973. */
@@ -33,11 +34,17 @@ const char *event_type_text(enum event_type kind)
     return event_type_texts[index < EVENT_TYPE_COUNT ? index : EVENT_TYPE_OTHER];
 }
 
-static bool is_token_character(char character)
+/* Nothing but base64url and dots. */
+static bool looks_like_token(const char *text, size_t bytes)
 {
-    return (character >= 'A' && character <= 'Z') || (character >= 'a' && character <= 'z') ||
-           (character >= '0' && character <= '9') || character == '-' || character == '_' ||
-           character == '.';
+    const char *end = text + bytes, *dot;
+
+    while ((dot = memchr(text, '.', (size_t)(end - text)))) {
+        if (!base64url_in_alphabet(text, (size_t)(dot - text)))
+            return false;
+        text = dot + 1;
+    }
+    return base64url_in_alphabet(text, (size_t)(end - text));
 }
 
 static bool is_json_space(char character)
@@ -62,9 +69,8 @@ static bool match_apple_body(const char *body, size_t body_bytes, const char **r
         return false;
     token = body + before_bytes;
     token_bytes = body_bytes - before_bytes - 2;
-    for (size_t i = 0; i < token_bytes; i++)
-        if (!is_token_character(token[i]))
-            return false;
+    if (!looks_like_token(token, token_bytes))
+        return false;
     *ret_token = token;
     *ret_token_bytes = token_bytes;
     return true;

@@ -95,6 +95,22 @@ START_TEST(foreign_characters_are_refused_everywhere)
 }
 END_TEST
 
+START_TEST(the_alphabet_is_64_characters_at_each_place)
+{
+    char text[] = "AAAAAAAAA"; /* of a length that no value has */
+    const size_t bytes = sizeof(text) - 1;
+
+    ck_assert(base64url_in_alphabet(text, 0));
+    for (size_t at = 0; at < bytes; at++) {
+        for (unsigned c = 0; c < 256; c++) {
+            text[at] = (char)c;
+            ck_assert_int_eq(base64url_in_alphabet(text, bytes), c && strchr(alphabet, (int)c));
+        }
+        text[at] = 'A';
+    }
+}
+END_TEST
+
 START_TEST(a_lone_last_character_is_refused)
 {
     unsigned char data[16];
@@ -151,6 +167,7 @@ int main(void)
     tcase_add_test(tests, rfc_4648_examples);
     tcase_add_test(tests, one_spelling_for_each_value);
     tcase_add_test(tests, foreign_characters_are_refused_everywhere);
+    tcase_add_test(tests, the_alphabet_is_64_characters_at_each_place);
     tcase_add_test(tests, a_lone_last_character_is_refused);
     tcase_add_test(tests, capacity_is_honoured);
     tcase_add_test(tests, every_length_goes_round);
