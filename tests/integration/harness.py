@@ -1,7 +1,7 @@
 """What the integration tests share: someone who signs as Apple does, the real daemon, and the proxies in front of it.
 
-Only the standard library and the `openssl` command: nothing of the daemon's own code, so that a mistake of ours cannot
-hide in both. Every part lives in a directory of its own and listens on unix sockets in it (or on a port that the kernel
+Only the standard library, the `openssl` command and its library: nothing of the daemon's own code, so that a mistake of
+ours cannot hide in both. Every part lives in a directory of its own and listens on unix sockets in it (or on a port that the kernel
 chose), so that test runs can go side by side.
 
     apple = Apple()
@@ -16,6 +16,7 @@ Environment: SIWA_BUILD is the build directory (default `build`), VECTORS_DIR th
 import base64
 import collections
 import contextlib
+import ctypes
 import glob
 import http.client
 import json
@@ -23,6 +24,7 @@ import os
 import pathlib
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -30,6 +32,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -106,6 +109,54 @@ def openssl(*arguments, data=None):
     return done.stdout
 
 
+class Signer:
+    """Signs RS256 with a private key. OpenSSL's library itself: thousands of `openssl dgst` would take minutes."""
+
+    library = None
+
+    @classmethod
+    def load(cls):
+        library = ctypes.CDLL("libcrypto.so.3")
+        pointer, size, integer = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        for name, result, arguments in (
+                ("BIO_new_mem_buf", pointer, [ctypes.c_char_p, integer]),
+                ("BIO_free", integer, [pointer]),
+                ("PEM_read_bio_PrivateKey", pointer, [pointer] * 4),
+                ("EVP_PKEY_free", None, [pointer]),
+                ("EVP_sha256", pointer, []),
+                ("EVP_MD_CTX_new", pointer, []),
+                ("EVP_MD_CTX_free", None, [pointer]),
+                ("EVP_DigestSignInit", integer, [pointer] * 5),
+                ("EVP_DigestSign", integer, [pointer, ctypes.c_char_p, ctypes.POINTER(size), ctypes.c_char_p, size])):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        return library
+
+    def __init__(self, pem):
+        if Signer.library is None:
+            Signer.library = self.load()
+        stream = self.library.BIO_new_mem_buf(pem, len(pem))
+        self.key = self.library.PEM_read_bio_PrivateKey(stream, None, None, None)
+        self.library.BIO_free(stream)
+        if not self.key:
+            raise AssertionError("not a private key")
+
+    def __del__(self):
+        if getattr(self, "key", None):
+            self.library.EVP_PKEY_free(self.key)
+
+    def sign(self, data):
+        signature = ctypes.create_string_buffer(1024)
+        length = ctypes.c_size_t(len(signature))
+        context = self.library.EVP_MD_CTX_new()
+        done = self.library.EVP_DigestSignInit(context, None, self.library.EVP_sha256(), None, self.key) == 1 and \
+            self.library.EVP_DigestSign(context, signature, ctypes.byref(length), data, len(data)) == 1
+        self.library.EVP_MD_CTX_free(context)
+        if not done:
+            raise AssertionError("OpenSSL does not sign")
+        return signature.raw[:length.value]
+
+
 class Key:
     """A key pair that signs RS256."""
 
@@ -117,9 +168,10 @@ class Key:
         modulus = openssl("rsa", "-in", self.file, "-noout", "-modulus").decode().strip().partition("=")[2]
         self.modulus = bytes.fromhex(modulus)
         self.exponent = exponent
+        self.signer = Signer(self.file.read_bytes())
 
     def sign(self, data):
-        return openssl("dgst", "-sha256", "-sign", self.file, data=data)
+        return self.signer.sign(data)
 
     def jwk(self, **changes):
         exponent = self.exponent.to_bytes((self.exponent.bit_length() + 7) // 8, "big")
@@ -303,6 +355,15 @@ class Metrics:
         return sum(value for (sample, have), value in self.samples.items() if sample == name and wanted <= have)
 
 
+def outcomes_of(metrics):
+    """How many notifications ended how: {"accepted": 3, …}, zeros left out."""
+    outcomes = collections.Counter()
+    for (name, labels), value in metrics.samples.items():
+        if name == "siwa_notifications_total" and value:
+            outcomes[dict(labels)["outcome"]] += int(value)
+    return dict(outcomes)
+
+
 # --------------------------------------------------------------------------------------------------------- processes
 
 
@@ -335,6 +396,45 @@ for place, fd in enumerate(high, 3):
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+
+
+class Manager:
+    """The service manager's end of NOTIFY_SOCKET. It reads all the time, as the real one does: whom nobody hears has to
+    wait."""
+
+    def __init__(self, path):
+        self.lines = []
+        self.lock = threading.Lock()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path.unlink(missing_ok=True)  # of another Daemon in this directory
+        self.socket.bind(str(path))
+        self.socket.setblocking(False)
+        self.end = os.eventfd(0)
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self.end, select.POLLIN)
+        while not any(fd == self.end for fd, _ in poll.poll()):
+            self.states()
+
+    def states(self):
+        """All lines that were sent so far."""
+        with self.lock, contextlib.suppress(BlockingIOError):
+            while True:
+                self.lines += self.socket.recv(65536).decode().splitlines()
+        return list(self.lines)
+
+    def stop_reading(self):
+        os.eventfd_write(self.end, 1)
+        self.thread.join(PATIENCE_S)
+
+    def close(self):
+        self.stop_reading()
+        self.socket.close()
+        os.close(self.end)
 
 
 class Process:
@@ -420,8 +520,7 @@ class Daemon(Process):
             "apps": [{"client_id": CLIENT_ID, "app": "Example", "team": "ABCDE12345"}] if apps is None else apps,
             **(settings or {}),
         }
-        self.notify_socket = None
-        self.states = []
+        self.manager = None
 
     # configuration and keys
 
@@ -451,9 +550,9 @@ class Daemon(Process):
             self.release()
 
     def release(self):
-        if self.notify_socket:
-            self.notify_socket.close()
-            self.notify_socket = None
+        if self.manager:
+            self.manager.close()
+            self.manager = None
         if self._directory:
             self._directory.cleanup()
 
@@ -476,13 +575,9 @@ class Daemon(Process):
         if write_config:
             self.write_config()
         notify = self.directory / "manager.sock"
-        if self.notify_socket is None:
-            self.notify_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            notify.unlink(missing_ok=True)  # of another Daemon in this directory
-            self.notify_socket.bind(str(notify))
-            self.notify_socket.setblocking(False)
-        self.notify_states()
-        self.states = []
+        if self.manager:
+            self.manager.close()
+        self.manager = Manager(notify)
         environment = self.full_environment()
         environment["NOTIFY_SOCKET"] = str(notify)
         command = [*self.prefix, self.program, "serve", "--config", self.config_file]
@@ -511,12 +606,8 @@ class Daemon(Process):
         return self
 
     def notify_states(self):
-        """All lines that the daemon has sent to its service manager so far."""
-        while True:
-            try:
-                self.states += self.notify_socket.recv(65536).decode().splitlines()
-            except BlockingIOError:
-                return self.states
+        """All lines that the daemon has sent to its service manager since its last start."""
+        return self.manager.states()
 
     def notified(self, line):
         return line in self.notify_states()
@@ -578,12 +669,7 @@ class Daemon(Process):
         return Metrics(reply.body)
 
     def outcomes(self):
-        """How many notifications ended how: {"accepted": 3, …}, zeros left out."""
-        outcomes = collections.Counter()
-        for (name, labels), value in self.metrics().samples.items():
-            if name == "siwa_notifications_total" and value:
-                outcomes[dict(labels)["outcome"]] += int(value)
-        return dict(outcomes)
+        return outcomes_of(self.metrics())
 
     # the outbox, as a consumer sees it
 

@@ -91,7 +91,6 @@ class TestDirect(FramingCase):
                     answer, ended = talk(daemon.address, self.bytes_of(case), case.get("shut", False))
                     self.check(case, answer, ended, daemon)
                     daemon.require_running()
-                daemon.notify_states()  # whom nobody hears, a watchdog's news make wait
             honest = sum(case["expect"] == "ok" for case in CASES)
             outcomes = daemon.outcomes()
             self.assertEqual((outcomes.get("accepted"), outcomes.get("duplicate")), (1, honest - 1))
@@ -118,7 +117,6 @@ class TestBehindProxies(FramingCase):
                 self.assertEqual(daemon.rows(), [], "the marker came through")
                 daemon.require_running()
                 proxy.require_running()
-            daemon.notify_states()
         answer, _ = talk(daemon.address, self.marker)
         self.assertEqual(STATUS.findall(answer), [b"200"], answer)
 

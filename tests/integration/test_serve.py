@@ -292,6 +292,7 @@ class TestLife(ServeCase):
     def test_a_service_manager_that_does_not_read_holds_nothing_up(self):
         """Its queue is full after some ten states; the daemon must still hear SIGTERM, and answer until then."""
         with Daemon(self.apple, environment={"WATCHDOG_USEC": "30000"}) as daemon:
+            daemon.manager.stop_reading()
             wait_until(lambda: self.queue_is_full(daemon), "the queue is full")
             self.assertEqual(daemon.post(self.body()), (200, "accepted"))
             self.assertEqual(daemon.end(signal.SIGTERM, 30), 0)
