@@ -24,6 +24,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "dispatcher/consumers.h"
 #include "dispatcher/history.h"
 #include "dispatcher/outbox.h"
 #include "dispatcher/writer.h"
@@ -62,6 +63,7 @@ struct serve {
     struct metrics *metrics;
     struct key_cache *keys;
     struct outbox *outbox;
+    struct consumers *consumers;
     struct http_loop *notify_loop, *reader_loop;
     struct http_server *notify_server, *monitor_server, *control_server;
     int notify_fd, monitor_fd, control_fd;
@@ -287,6 +289,42 @@ static int open_outbox(struct serve *serve)
     return error ? refuse(serve, error, "cannot open the outbox") : 0;
 }
 
+/* A user that is made later is seen at the next reload. */
+static void warn_of_users(const struct serve *serve)
+{
+    struct consumer_set set;
+
+    consumers_set(serve->consumers, &set);
+    for (size_t i = 0; i < set.count; i++)
+        if (set.list[i].user[0] != '\0' && !set.list[i].user_known)
+            log_event(LOG_LEVEL_WARNING,
+                      "the user of a consumer does not exist; only root and the daemon's user can "
+                      "acknowledge for it",
+                      log_text("consumer", set.list[i].name), log_text("user", set.list[i].user));
+}
+
+static int open_consumers(struct serve *serve)
+{
+    int error = consumers_new(serve->config, &serve->consumers);
+    enum outbox_error stored;
+
+    if (error)
+        return refuse(serve, error, "cannot prepare the consumers");
+    stored = outbox_begin(serve->outbox);
+    if (stored == OUTBOX_ERROR_NONE)
+        stored = consumers_sync(serve->consumers, serve->outbox, clock_wall_ms());
+    if (stored == OUTBOX_ERROR_NONE)
+        stored = outbox_commit(serve->outbox);
+    if (stored != OUTBOX_ERROR_NONE) {
+        outbox_rollback(serve->outbox);
+        snprintf(serve->why, sizeof(serve->why), "%s: %s", serve->config->database,
+                 outbox_error_text(serve->outbox));
+        return refuse(serve, -EIO, "cannot store the consumers");
+    }
+    warn_of_users(serve);
+    return 0;
+}
+
 static int start_writer(struct serve *serve)
 {
     struct writer_settings settings = {
@@ -454,6 +492,8 @@ static int serve_up(struct serve *serve)
     if (!error)
         error = open_outbox(serve);
     if (!error)
+        error = open_consumers(serve);
+    if (!error)
         error = open_keys(serve);
     if (!error)
         error = start_writer(serve);
@@ -524,6 +564,7 @@ static int serve_down(struct serve *serve)
     monitor_free(serve->monitor);
     health_free(serve->health);
     ingress_free(serve->ingress);
+    consumers_free(serve->consumers);
     error = outbox_close(serve->outbox, why);
     if (error)
         log_event(error == -EBUSY ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,
@@ -583,6 +624,43 @@ static void warn_of_restart(const char *file, const struct config *old, const st
                       log_text("setting", fixed[i].setting), log_text("file", file));
 }
 
+/* Rows for the consumers that a reload added. */
+struct sync_consumers {
+    struct writer_task task;
+    const struct serve *serve;
+};
+
+static enum outbox_error run_sync_consumers(struct outbox *outbox, struct writer_task *task)
+{
+    return consumers_sync(((struct sync_consumers *)task)->serve->consumers, outbox,
+                          clock_wall_ms());
+}
+
+/* Without its row a consumer holds everything, and its first acknowledgement makes it. */
+static void after_sync_consumers(struct writer_task *task, enum outbox_error error)
+{
+    const struct sync_consumers *sync = (struct sync_consumers *)task;
+
+    if (error != OUTBOX_ERROR_NONE)
+        log_event(LOG_LEVEL_WARNING, "new consumers could not be stored; reload once more",
+                  log_text("why", outbox_error_text(sync->serve->outbox)));
+    free(task);
+}
+
+static void reload_consumers(struct serve *serve, const struct config *config)
+{
+    struct sync_consumers *sync = calloc(1, sizeof(*sync));
+
+    consumers_reconfigure(serve->consumers, config);
+    warn_of_users(serve);
+    if (!sync)
+        return;
+    sync->task = (struct writer_task){.run = run_sync_consumers, .done = after_sync_consumers};
+    sync->serve = serve;
+    if (writer_post(serve->writer, &sync->task) != 0)
+        free(sync);
+}
+
 /* The whole file is checked before anything of it counts; a bad one changes nothing. */
 static void reload(struct serve *serve)
 {
@@ -596,6 +674,7 @@ static void reload(struct serve *serve)
     }
     warn_of_restart(serve->config_file, serve->config, config);
     writer_set_queue_events(serve->writer, config->limits.queue_events);
+    reload_consumers(serve, config);
     if (ingress_reconfigure(serve->ingress, config, serve->notify_server) != 0) {
         log_event(LOG_LEVEL_ERROR, "out of memory; the configuration in force stays",
                   log_text("file", serve->config_file));

@@ -83,6 +83,14 @@ enum outbox_error outbox_prepare(struct outbox *outbox, const char *sql,
 void outbox_finalize(sqlite3_stmt **statement);
 #define OUTBOX_STATEMENT(name) sqlite3_stmt *name __attribute__((cleanup(outbox_finalize))) = NULL
 
+/* ---- for whoever reads through an outbox_reader; on its thread ---- */
+
+/* Its connection: read-only, its own. */
+sqlite3 *outbox_reader_db(struct outbox_reader *reader);
+
+/* What a result code of SQLite is as -errno. */
+int outbox_reader_error(int code);
+
 /* What a result code of SQLite means, its name ("SQLITE_IOERR_FSYNC", or of its primary code), and
  * its label in metrics. os_error is what sqlite3_system_errno gave. */
 enum outbox_error outbox_error_class(int code, int os_error);

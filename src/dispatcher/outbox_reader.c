@@ -32,7 +32,7 @@ struct outbox_reader {
     char path[PATH_MAX];
 };
 
-static int plumbing_error(int code)
+int outbox_reader_error(int code)
 {
     switch (code & 0xff) {
     case SQLITE_BUSY:
@@ -46,6 +46,11 @@ static int plumbing_error(int code)
     default:
         return -EIO;
     }
+}
+
+sqlite3 *outbox_reader_db(struct outbox_reader *reader)
+{
+    return reader->db;
 }
 
 static int prepare(struct outbox_reader *reader)
@@ -162,7 +167,7 @@ int outbox_reader_rows(struct outbox_reader *reader, int64_t after, unsigned lim
             break;
     }
     sqlite3_reset(statement);
-    return code == SQLITE_ROW || code == SQLITE_DONE ? count : plumbing_error(code);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? count : outbox_reader_error(code);
 }
 
 int outbox_reader_state(struct outbox_reader *reader, struct outbox_state *ret_state)
@@ -176,7 +181,7 @@ int outbox_reader_state(struct outbox_reader *reader, struct outbox_state *ret_s
         ret_state->last_id = sqlite3_column_int64(statement, 2);
     }
     sqlite3_reset(statement);
-    return code == SQLITE_ROW ? 0 : code == SQLITE_DONE ? -EIO : plumbing_error(code);
+    return code == SQLITE_ROW ? 0 : code == SQLITE_DONE ? -EIO : outbox_reader_error(code);
 }
 
 int outbox_reader_last_accepted(struct outbox_reader *reader,
@@ -190,7 +195,7 @@ int outbox_reader_last_accepted(struct outbox_reader *reader,
     while ((code = sqlite3_step(statement)) == SQLITE_ROW)
         on_app(context, text(statement, 0), sqlite3_column_int64(statement, 1));
     sqlite3_reset(statement);
-    return code == SQLITE_DONE ? 0 : plumbing_error(code);
+    return code == SQLITE_DONE ? 0 : outbox_reader_error(code);
 }
 
 int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
@@ -209,7 +214,7 @@ int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
         on_day(context, &day);
     }
     sqlite3_reset(statement);
-    return code == SQLITE_DONE ? 0 : plumbing_error(code);
+    return code == SQLITE_DONE ? 0 : outbox_reader_error(code);
 }
 
 int64_t outbox_reader_data_version(struct outbox_reader *reader)
@@ -219,7 +224,7 @@ int64_t outbox_reader_data_version(struct outbox_reader *reader)
     int64_t version = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
 
     sqlite3_reset(statement);
-    return code == SQLITE_ROW ? version : plumbing_error(code);
+    return code == SQLITE_ROW ? version : outbox_reader_error(code);
 }
 
 static int must_stop(void *context)

@@ -50,6 +50,14 @@ static const struct {
     {"table", "apps",
      "CREATE TABLE apps (client_id TEXT PRIMARY KEY, last_accepted_ms INTEGER NOT NULL) "
      "STRICT, WITHOUT ROWID"},
+    /* position: the id of the last row that the consumer is done with. */
+    {"table", "consumers",
+     "CREATE TABLE consumers (name TEXT PRIMARY KEY, position INTEGER NOT NULL, "
+     "added_ms INTEGER NOT NULL, acknowledged_ms INTEGER) STRICT, WITHOUT ROWID"},
+    /* For each account-delete and consent-revoked, when each consumer acknowledged it first. */
+    {"table", "acks",
+     "CREATE TABLE acks (event_id INTEGER NOT NULL, consumer TEXT NOT NULL, "
+     "acknowledged_ms INTEGER NOT NULL, PRIMARY KEY (event_id, consumer)) STRICT, WITHOUT ROWID"},
     /* AUTOINCREMENT: an id that was dropped by hand must not name another row later. */
     {"table", "quarantine",
      "CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, reason TEXT NOT NULL, "
