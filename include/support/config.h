@@ -109,6 +109,11 @@ struct config {
  * on success. One thread at a time. */
 int config_load(const char *file, FILE *problems, struct config **ret_config);
 
+/* The same for a text in memory, NUL-terminated behind its text_bytes; name stands for the file.
+ * -EINVAL or -ENOMEM. */
+int config_parse(const char *text, size_t text_bytes, const char *name, FILE *problems,
+                 struct config **ret_config);
+
 /* Releases a configuration; NULL is allowed. */
 void config_free(struct config *config);
 

@@ -642,7 +642,7 @@ static bool check_file(struct reader *reader, const struct stat *status)
 }
 
 /* Reads a whole regular file, NUL-terminated. 0 or -errno; -EINVAL after saying why. */
-static int read_file(struct reader *reader, const char *file, char **ret_text)
+static int read_file(struct reader *reader, const char *file, char **ret_text, size_t *ret_bytes)
 {
     /* Not blocking, so that a FIFO in the place of the file is refused instead of waited for. */
     int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -661,17 +661,14 @@ static int read_file(struct reader *reader, const char *file, char **ret_text)
         bytes = text != NULL ? read_all(fd, text, (size_t)status.st_size) : -ENOMEM;
     }
     (void)close(fd);
-    if (text != NULL && bytes >= 0) {
-        text[bytes] = '\0';
-        if (strlen(text) == (size_t)bytes) {
-            *ret_text = text;
-            return 0;
-        }
-        refuse(reader, 0, "holds a NUL byte; a configuration is text");
-        bytes = -EINVAL;
+    if (text == NULL || bytes < 0) {
+        free(text);
+        return (int)bytes;
     }
-    free(text);
-    return (int)bytes;
+    text[bytes] = '\0';
+    *ret_text = text;
+    *ret_bytes = (size_t)bytes;
+    return 0;
 }
 
 static int compare_problems(const void *a, const void *b)
@@ -720,9 +717,13 @@ static void refuse_syntax(struct reader *reader)
                : "look here and in the line before for a missing ; quote or bracket");
 }
 
-/* Judges a text; the reader says what is wrong. */
-static void read_text_of_file(struct reader *reader, const char *text)
+/* Judges a text; the reader says what is wrong. 0, -EINVAL or -ENOMEM. */
+static int judge_text(struct reader *reader, const char *text, size_t text_bytes)
 {
+    if (strlen(text) != text_bytes) {
+        refuse(reader, 0, "holds a NUL byte; a configuration is text");
+        return -EINVAL;
+    }
     config_init(&reader->tree);
     /* An included file can only be looked for below this, where there is none: settings come from
      * one file, which a reload sees whole. */
@@ -734,22 +735,30 @@ static void read_text_of_file(struct reader *reader, const char *text)
         refuse_syntax(reader);
     }
     config_destroy(&reader->tree);
+    if (reader->out_of_memory)
+        return -ENOMEM;
+    return reader->refused ? -EINVAL : 0;
 }
 
-int config_load(const char *file, FILE *problems, struct config **ret_config)
+static int reader_new(struct reader **ret_reader)
 {
     struct reader *reader = calloc(1, sizeof *reader);
-    char *text = NULL;
-    int error;
 
     if (reader == NULL)
         return -ENOMEM;
     reader->config = calloc(1, sizeof *reader->config);
-    error = reader->config == NULL ? -ENOMEM : read_file(reader, file, &text);
-    if (error == 0) {
-        read_text_of_file(reader, text);
-        error = reader->out_of_memory ? -ENOMEM : reader->refused ? -EINVAL : 0;
+    if (reader->config == NULL) {
+        free(reader);
+        return -ENOMEM;
     }
+    *ret_reader = reader;
+    return 0;
+}
+
+/* Says what was found, and gives the configuration away or releases it. Takes the reader. */
+static int reader_end(struct reader *reader, int error, const char *file, FILE *problems,
+                      struct config **ret_config)
+{
     if (error != 0 && error != -EINVAL)
         refuse(reader, 0, "cannot be read: %s", strerror(-error));
     write_problems(reader, file, problems);
@@ -757,9 +766,35 @@ int config_load(const char *file, FILE *problems, struct config **ret_config)
         *ret_config = reader->config;
     else
         config_free(reader->config);
-    free(text);
     free(reader);
     return error;
+}
+
+int config_load(const char *file, FILE *problems, struct config **ret_config)
+{
+    struct reader *reader;
+    size_t text_bytes = 0;
+    char *text = NULL;
+    int error = reader_new(&reader);
+
+    if (error != 0)
+        return error;
+    error = read_file(reader, file, &text, &text_bytes);
+    if (error == 0)
+        error = judge_text(reader, text, text_bytes);
+    free(text);
+    return reader_end(reader, error, file, problems, ret_config);
+}
+
+int config_parse(const char *text, size_t text_bytes, const char *name, FILE *problems,
+                 struct config **ret_config)
+{
+    struct reader *reader;
+    int error = reader_new(&reader);
+
+    if (error != 0)
+        return error;
+    return reader_end(reader, judge_text(reader, text, text_bytes), name, problems, ret_config);
 }
 
 void config_free(struct config *config)
