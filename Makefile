@@ -26,6 +26,7 @@ DEPS_DEMO  := openssl ca-certificates
 DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy prometheus strace systemd
 DEPS_LINT  := clang-format-14 cppcheck shellcheck mandoc python3 check
 DEPS_COV   := gcovr
+DEPS_SHOW  := chromium
 DEPS_FUZZ  := clang-14 libclang-rt-14-dev
 
 # Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
@@ -93,7 +94,7 @@ deps:
 	tests/tools/install-deps $(DEPS_BUILD)
 
 deps-all:
-	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ)
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ) $(DEPS_SHOW)
 
 demo:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEMO)

@@ -1,6 +1,7 @@
 /*
  * monitor: health and metrics for machines; nothing personal, no permission needed.
  *
+ *   GET /          the status page, HTML for people; with ?refresh=off it does not ask again
  *   GET /healthz   "ok", or 503 "stuck" when a thread makes no progress
  *   GET /readyz    JSON, 200 when ready, 503 when not, with every check and its reason
  *   GET /metrics   Prometheus text (format 0.0.4), its gauges taken at this moment
@@ -18,9 +19,11 @@
 struct monitor;
 
 struct monitor_settings {
-    struct health *health;   /* borrowed */
-    struct metrics *metrics; /* borrowed */
-    const char *version;     /* for siwa_build_info; copied */
+    struct health *health;       /* borrowed */
+    struct metrics *metrics;     /* borrowed */
+    const char *version;         /* for siwa_build_info; copied */
+    struct key_cache *key_cache; /* borrowed */
+    const char *database;        /* its path, for the counts of the last days; borrowed */
 };
 
 /* Registers the gauges and prepares fixed answers. 0 or -errno. Main thread. */

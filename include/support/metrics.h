@@ -51,6 +51,11 @@ void metrics_observe(struct metrics_series *series, double value);
 /* The value of a counter or gauge, the count of a histogram; 0 for NULL. Any thread. */
 double metrics_value(const struct metrics_series *series);
 
+/* The value below which this part of what a histogram observed lies (0.5: the median), taken
+ * evenly within a bucket as Prometheus does; the last bound where it lies beyond; 0 where nothing
+ * was observed, for NULL and for other types. Any thread. */
+double metrics_quantile(const struct metrics_series *series, double part);
+
 /* Calls on_series for each series of a family, in the order of their label values, with as many of
  * them as the family has names; both live as long as the registry. The registry is locked
  * meanwhile: of the functions here, on_series may call metrics_value only. Nothing for NULL. Any

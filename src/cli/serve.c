@@ -407,7 +407,9 @@ static int make_services(struct serve *serve)
     if (!error)
         error = monitor_new(&(struct monitor_settings){.health = serve->health,
                                                        .metrics = serve->metrics,
-                                                       .version = SIWA_VERSION},
+                                                       .version = SIWA_VERSION,
+                                                       .key_cache = serve->keys,
+                                                       .database = config->database},
                             &serve->monitor);
     if (!error)
         error = control_new(&(struct control_settings){.health = serve->health,

@@ -8,11 +8,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "dispatcher/history_summary.h"
+#include "listener/status_page.h"
 #include "support/clock.h"
 
 #define WATCHED_MAX      4
 #define METRICS_TYPE     "text/plain; version=0.0.4; charset=utf-8"
 #define TEXT_TYPE        "text/plain; charset=utf-8"
+#define HTML_TYPE        "text/html; charset=utf-8"
 #define JSON_TYPE        "application/json"
 #define ONE_LABEL(label) ((const char *const[]){(label), NULL})
 
@@ -39,6 +42,11 @@ struct monitor {
     struct metrics_family *connections;
     struct watched watched[WATCHED_MAX];
     size_t watched_count;
+    struct key_cache *key_cache;
+    const char *database;
+    struct outbox_reader *reader; /* opened when somebody looks at the status page */
+    char *version, *policy;
+    int64_t started_s;
     struct http_reply *alive, *stuck, *not_found, *not_allowed, *out_of_memory;
 };
 
@@ -195,10 +203,113 @@ static void answer_metrics(struct monitor *monitor, struct http_request *request
     free(text);
 }
 
+/* ---- the status page ---- */
+
+#define STATUS_APPS_MAX   1024
+#define STRINGIZE_(value) #value
+#define STRINGIZE(value)  STRINGIZE_(value)
+
+struct app_list {
+    struct status_app apps[STATUS_APPS_MAX];
+    size_t count;
+};
+
+static void list_app(void *context, const struct metrics_series *series,
+                     const char *const *label_values)
+{
+    struct app_list *list = context;
+
+    if (list->count < STATUS_APPS_MAX)
+        list->apps[list->count++] = (struct status_app){
+            .client_id = label_values[0], .last_accepted_s = (int64_t)metrics_value(series)};
+}
+
+/* Whether the summary could be made. A database that was damaged or replaced is closed again. */
+static bool read_history(struct monitor *monitor, int64_t now_ms,
+                         struct history_summary *ret_summary)
+{
+    char why[OUTBOX_WHY_BYTES]; /* told by /readyz and the log */
+
+    if (!monitor->reader && outbox_reader_open(monitor->database, &monitor->reader, why) < 0)
+        return false;
+    if (history_summarise(monitor->reader, now_ms, ret_summary) == 0)
+        return true;
+    outbox_reader_close(monitor->reader);
+    monitor->reader = NULL;
+    return false;
+}
+
+static void answer_html(struct monitor *monitor, struct http_request *request, const char *html,
+                        size_t bytes, bool refreshing)
+{
+    const char *const headers[] = {"Content-Security-Policy",
+                                   monitor->policy,
+                                   "Cache-Control",
+                                   "no-store",
+                                   "X-Content-Type-Options",
+                                   "nosniff",
+                                   "Referrer-Policy",
+                                   "no-referrer",
+                                   refreshing ? "Refresh" : NULL,
+                                   STRINGIZE(STATUS_PAGE_REFRESH_S), NULL};
+    struct http_reply *reply = NULL;
+
+    if (http_reply_new(200, HTML_TYPE, html, bytes, headers, &reply) < 0) {
+        http_request_answer(request, monitor->out_of_memory);
+        return;
+    }
+    http_request_answer(request, reply);
+    http_reply_free(reply);
+}
+
+static void answer_status(struct monitor *monitor, struct http_request *request)
+{
+    int64_t now_ms = clock_wall_ms();
+    const char *refresh = http_request_query(request, "refresh");
+    struct metrics_series *commits =
+        metrics_with(metrics_find(monitor->metrics, "siwa_commit_seconds"), NULL);
+    struct health_report report = {0};
+    struct history_summary history = {0};
+    struct app_list *list = calloc(1, sizeof *list);
+    char *html = NULL;
+    size_t bytes = 0;
+
+    if (!list) {
+        http_request_answer(request, monitor->out_of_memory);
+        return;
+    }
+    health_report(monitor->health, &report);
+    metrics_each(metrics_find(monitor->metrics, "siwa_last_accepted_timestamp_seconds"), list_app,
+                 list);
+    struct key_snapshot *keys = key_cache_snapshot(monitor->key_cache);
+    const struct status status = {
+        .version = monitor->version,
+        .now_s = now_ms / 1000,
+        .started_s = monitor->started_s,
+        .report = &report,
+        .keys = keys,
+        .apps = list->apps,
+        .app_count = list->count,
+        .history = read_history(monitor, now_ms, &history) ? &history : NULL,
+        .commit_p50_s = metrics_quantile(commits, 0.5),
+        .commit_p99_s = metrics_quantile(commits, 0.99),
+        .refreshing = !refresh || strcmp(refresh, "off") != 0,
+    };
+    if (status_page_render(&status, &html, &bytes) == 0)
+        answer_html(monitor, request, html, bytes, status.refreshing);
+    else
+        http_request_answer(request, monitor->out_of_memory);
+    free(html);
+    key_snapshot_unref(keys);
+    history_summary_release(&history);
+    free(list);
+}
+
 static const struct page {
     const char *path;
     void (*answer)(struct monitor *monitor, struct http_request *request);
 } pages[] = {
+    {"/", answer_status},
     {"/healthz", answer_healthz},
     {"/readyz", answer_readyz},
     {"/metrics", answer_metrics},
@@ -279,7 +390,13 @@ int monitor_new(const struct monitor_settings *settings, struct monitor **ret_mo
         return -ENOMEM;
     monitor->health = settings->health;
     monitor->metrics = settings->metrics;
-    int error = register_gauges(monitor, settings->version);
+    monitor->key_cache = settings->key_cache;
+    monitor->database = settings->database;
+    monitor->started_s = clock_wall_ms() / 1000;
+    monitor->version = strdup(settings->version);
+    monitor->policy = status_page_policy();
+    int error =
+        monitor->version && monitor->policy ? register_gauges(monitor, settings->version) : -ENOMEM;
     if (error == 0)
         error = prepare_replies(monitor);
     if (error < 0) {
@@ -299,6 +416,9 @@ void monitor_free(struct monitor *monitor)
     http_reply_free(monitor->not_found);
     http_reply_free(monitor->not_allowed);
     http_reply_free(monitor->out_of_memory);
+    outbox_reader_close(monitor->reader);
+    free(monitor->version);
+    free(monitor->policy);
     free(monitor);
 }
 

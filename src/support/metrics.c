@@ -295,6 +295,24 @@ double metrics_value(const struct metrics_series *series)
     return 0;
 }
 
+double metrics_quantile(const struct metrics_series *series, double part)
+{
+    double rank = part * metrics_value(series), below = 0, from = 0;
+
+    if (series == NULL || series->family->type != METRICS_HISTOGRAM || rank <= 0)
+        return 0;
+    for (size_t i = 0; i < series->family->bound_count; i++) {
+        double here = (double)atomic_load_explicit(&series->buckets[i], memory_order_relaxed);
+        double bound = series->family->bounds[i];
+
+        if (here > 0 && below + here >= rank)
+            return from + (bound - from) * (rank - below) / here;
+        below += here;
+        from = bound;
+    }
+    return from;
+}
+
 void metrics_each(struct metrics_family *family,
                   void (*on_series)(void *context, const struct metrics_series *series,
                                     const char *const *label_values),

@@ -47,7 +47,7 @@ class TestHealth(MonitorCase):
                                            "draining"})
             self.assertEqual(checks["keys"]["count"], 1)
             self.assertGreaterEqual(checks["keys"]["age_s"], 0)
-            for path in "/", "/v1/state", "/apple/notifications":
+            for path in "/index.html", "/v1/state", "/apple/notifications":
                 self.assertEqual(daemon.get(path).status, 404)
 
     def test_days_are_counted_across_restarts(self):

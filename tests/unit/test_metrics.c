@@ -255,6 +255,24 @@ START_TEST(test_no_update_is_lost_between_threads)
 }
 END_TEST
 
+START_TEST(test_quantile)
+{
+    const double bounds[] = {1, 2, 4};
+    struct metrics_series *series = metrics_with(
+        metrics_register(metrics, METRICS_HISTOGRAM, "spread", "A spread.", NULL, bounds, 3), NULL);
+
+    ck_assert(metrics_quantile(series, 0.5) == 0);
+    ck_assert(metrics_quantile(NULL, 0.5) == 0);
+    for (int i = 0; i < 8; i++)
+        metrics_observe(series, i < 4 ? 1.5 : 3);
+    ck_assert(metrics_quantile(series, 0.25) == 1.5);
+    ck_assert(metrics_quantile(series, 0.5) == 2);
+    ck_assert(metrics_quantile(series, 0.75) == 3);
+    metrics_observe(series, 100);
+    ck_assert(metrics_quantile(series, 1) == 4);
+}
+END_TEST
+
 static void note_series(void *context, const struct metrics_series *series,
                         const char *const *label_values)
 {
@@ -308,6 +326,7 @@ int main(void)
     tcase_add_test(cases, test_registered_and_made_once);
     tcase_add_test(cases, test_calls_that_do_not_fit);
     tcase_add_test(cases, test_no_update_is_lost_between_threads);
+    tcase_add_test(cases, test_quantile);
     tcase_add_test(cases, test_each_series_in_order);
     tcase_add_test(cases, test_free_takes_null);
     suite_add_tcase(suite, cases);

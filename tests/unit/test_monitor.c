@@ -21,8 +21,11 @@ static const char *key_set(void)
 static void start(const char *set, bool notify_runs)
 {
     rooms_make(&rooms, set);
-    const struct monitor_settings settings = {
-        .health = rooms.health, .metrics = rooms.metrics, .version = "1.2.3"};
+    const struct monitor_settings settings = {.health = rooms.health,
+                                              .metrics = rooms.metrics,
+                                              .version = "1.2.3",
+                                              .key_cache = rooms.keys,
+                                              .database = rooms.database};
     ck_assert_int_eq(monitor_new(&settings, &monitor), 0);
     struct http_server *server =
         rooms_serve(&rooms, &monitor_service, monitor, MONITOR_BODY_MAX_BYTES);
@@ -212,7 +215,7 @@ END_TEST
 
 START_TEST(anything_else_is_not_there)
 {
-    static const char *const paths[] = {"/", "/healthz/", "/metrics2", "/metric", "/v1/state"};
+    static const char *const paths[] = {"/index.html", "/healthz/", "/metrics2", "/metric", "/v1/state"};
     struct call_reply reply;
 
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
@@ -227,7 +230,7 @@ END_TEST
 START_TEST(other_methods_are_not_allowed)
 {
     static const char *const methods[] = {"POST", "PUT", "DELETE", "HEAD", "OPTIONS"};
-    static const char *const paths[] = {"/healthz", "/readyz", "/metrics"};
+    static const char *const paths[] = {"/", "/healthz", "/readyz", "/metrics"};
     struct call_reply reply;
     char value[16];
 
