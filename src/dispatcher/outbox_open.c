@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "outbox_internal.h"
+#include "page_scrub.h"
 
 #define DATABASE_MODE 0640
 #define LOCK_MODE     0600
@@ -433,14 +434,15 @@ static int set_up_writer(struct outbox *outbox)
     if (code == SQLITE_OK) /* until all that can go wrong here has not: then the file may change */
         code = sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (code == SQLITE_OK)
-        code = sqlite3_exec(
-            outbox->db, "PRAGMA journal_mode = WAL;"
-                        "PRAGMA synchronous = FULL;"
-                        "PRAGMA secure_delete = ON;"
-                        "PRAGMA cell_size_check = ON;"
-                        "PRAGMA mmap_size = 0;" /* an I/O error as a code, not as SIGBUS */
-                        "PRAGMA temp_store = MEMORY;"
-                        "PRAGMA cache_size = -" STRINGIZE(OUTBOX_CACHE_KIB) ";", NULL, NULL, NULL);
+        code = sqlite3_exec(outbox->db,
+                            "PRAGMA journal_mode = WAL;"
+                            "PRAGMA synchronous = FULL;"
+                            "PRAGMA secure_delete = ON;"
+                            "PRAGMA cell_size_check = ON;"
+                            "PRAGMA mmap_size = 0;" /* an I/O error as a code, not as SIGBUS */
+                            "PRAGMA temp_store = MEMORY;"
+                            "PRAGMA max_page_count = " STRINGIZE(PAGE_SCRUB_PAGES_MAX) ";"
+                                                      "PRAGMA cache_size = -" STRINGIZE(OUTBOX_CACHE_KIB) ";", NULL, NULL, NULL);
     if (code == SQLITE_OK) {
         char *sql = sqlite3_mprintf("PRAGMA journal_size_limit = %d", OUTBOX_WAL_LIMIT_BYTES);
 
@@ -489,12 +491,14 @@ static bool is_wal(sqlite3 *db)
 
 static int open_writer(struct outbox *outbox, char *ret_why)
 {
-    int code =
-        sqlite3_open_v2(outbox->path, &outbox->db,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
-                            SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
-                        NULL);
+    int code = page_scrub_register();
 
+    if (code == SQLITE_OK)
+        code =
+            sqlite3_open_v2(outbox->path, &outbox->db,
+                            SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
+                                SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
+                            PAGE_SCRUB_VFS);
     if (code == SQLITE_OK)
         code = set_up_writer(outbox);
     if (code == SQLITE_OK)
