@@ -46,10 +46,11 @@ static void add_rows(int64_t first, int64_t last)
     (void)snprintf(
         text, sizeof text,
         "WITH RECURSIVE n(i) AS (SELECT %lld UNION ALL SELECT i + 1 FROM n WHERE i < %lld) "
-        "INSERT INTO events SELECT i, CASE i %% 4 WHEN 0 THEN 'account-delete' "
-        "WHEN 1 THEN 'email-enabled' WHEN 2 THEN 'consent-revoked' ELSE 'email-disabled' END, "
-        "'com.example.app', 'Example', 'ABCDE12345', 'a sub', NULL, NULL, i, i, %lld + 1000 * i, "
-        "NULL, 'x', i, 0 FROM n",
+        "INSERT INTO events (id, type, client_id, app, team, sub, event_time_ms, issued_at_ms, "
+        "received_at_ms, raw_type, raw_id) "
+        "SELECT i, CASE i %% 4 WHEN 0 THEN 'account-delete' WHEN 1 THEN 'email-enabled' "
+        "WHEN 2 THEN 'consent-revoked' ELSE 'email-disabled' END, "
+        "'com.example.app', 'Example', 'ABCDE12345', 'a sub', i, i, %lld + 1000 * i, 'x', i FROM n",
         (long long)first, (long long)last, (long long)NOW_MS);
     sql(text);
     (void)snprintf(text, sizeof text, "UPDATE state SET last_id = %lld", (long long)last);
