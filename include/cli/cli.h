@@ -80,6 +80,10 @@ struct cli_option cli_json_option(bool *value);
 struct config;
 int cli_load_config(const char *name, const char *file, struct config **ret_config);
 
+/* The path of keys.json, which stands beside the database; the caller frees it. NULL when memory is
+ * out. */
+char *cli_keys_file(const char *database);
+
 /* What a subcommand says of itself. --help (-h) need not be listed. */
 struct cli_usage {
     const char *name;     /* as typed */

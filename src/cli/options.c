@@ -233,3 +233,14 @@ int cli_print_json(json_t *object)
     free(text);
     return result;
 }
+
+char *cli_keys_file(const char *database)
+{
+    const char *slash = strrchr(database, '/');
+    char *path = NULL;
+
+    if (asprintf(&path, "%.*s/keys.json", slash ? (int)(slash - database) : 1,
+                 slash ? database : ".") < 0)
+        return NULL;
+    return path;
+}

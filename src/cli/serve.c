@@ -250,24 +250,12 @@ static int open_listeners(struct serve *serve)
     return error;
 }
 
-/* keys.json stands beside the database. */
-static char *keys_file_of(const char *database)
-{
-    const char *slash = strrchr(database, '/');
-    char *path = NULL;
-
-    if (asprintf(&path, "%.*s/keys.json", (int)(slash ? slash - database : 1),
-                 slash ? database : ".") < 0)
-        return NULL;
-    return path;
-}
-
 static int open_keys(struct serve *serve)
 {
     char why[JWKS_WHY_BYTES] = "";
     int error;
 
-    serve->keys_file = keys_file_of(serve->config->database);
+    serve->keys_file = cli_keys_file(serve->config->database);
     if (!serve->keys_file)
         return refuse(serve, -ENOMEM, "cannot open the key cache");
     error = key_cache_open(serve->keys_file, &serve->keys, why);

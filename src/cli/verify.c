@@ -66,15 +66,12 @@ static const struct jwk *find_key(void *context, const char *kid, size_t kid_byt
     return key;
 }
 
-/* keys.json, which stands beside the database. */
 static int open_remembered_keys(struct bench *bench)
 {
-    const char *database = bench->config->database, *slash = strrchr(database, '/');
+    char *path = cli_keys_file(bench->config->database);
     char why[JWKS_WHY_BYTES] = "";
-    char *path = NULL;
 
-    if (asprintf(&path, "%.*s/keys.json", slash ? (int)(slash - database) : 1,
-                 slash ? database : ".") < 0)
+    if (!path)
         return -ENOMEM;
     int error = key_cache_open(path, &bench->cache, why);
     if (error < 0)

@@ -132,6 +132,24 @@ int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BY
 /* What holds for each connection: no trust in the schema, no extensions, the time-out. */
 int outbox_connection_settings(sqlite3 *db);
 
+/* The name of a file that belongs to the database at path: its suffix in the place of .db, or
+ * behind another name. */
+void outbox_name_beside(const char *path, const char *suffix, char *ret_name, size_t capacity);
+
+/* Syncs the folder of the file at path. 0 or -errno. */
+int outbox_sync_folder_of(const char *path);
+
+/* Opens a file that nobody writes, and makes none beside it. The result code of SQLite. */
+int outbox_open_immutable(const char *path, sqlite3 **ret_db);
+
+/* Whether a database belongs to an identity key. 0, -EINVAL, or why it cannot be known. */
+int outbox_key_matches(struct identity_key *key, sqlite3 *db, const char *key_file,
+                       const char *path, char ret_why[OUTBOX_WHY_BYTES]);
+
+/* Where the database is a copy made by backup_make, goes on with higher ids and another generation
+ * in one transaction, and it is none any more. The result code of SQLite. */
+int outbox_wake_copy(sqlite3 *db, int64_t now_ms);
+
 /* A fixed value under the identity key, kept in the state row: another key is noticed. 0, -EIO. */
 int outbox_key_check(struct identity_key *key, unsigned char ret_check[IDENTITY_BYTES]);
 

@@ -82,14 +82,20 @@ static struct beside beside(const struct outbox *outbox, const char *suffix)
     return name;
 }
 
+void outbox_name_beside(const char *path, const char *suffix, char *ret_name, size_t capacity)
+{
+    size_t length = strlen(path);
+
+    if (length > 3 && strcmp(path + length - 3, ".db") == 0)
+        length -= 3;
+    snprintf(ret_name, capacity, "%.*s%s", (int)length, path, suffix);
+}
+
 static struct beside key_path(const struct outbox *outbox)
 {
-    struct beside name = beside(outbox, "");
-    size_t length = strlen(name.path);
+    struct beside name = {.path = ""};
 
-    if (length > 3 && strcmp(name.path + length - 3, ".db") == 0)
-        name.path[length - 3] = '\0';
-    strcat(name.path, ".key");
+    outbox_name_beside(outbox->path, ".key", name.path, sizeof name.path);
     return name;
 }
 
@@ -128,11 +134,14 @@ static int resolve(struct outbox *outbox, const char *path, char *ret_why)
     return 0;
 }
 
-static int sync_folder(const struct outbox *outbox)
+int outbox_sync_folder_of(const char *path)
 {
-    struct beside copy = beside(outbox, "");
-    autoclose int fd = open(dirname(copy.path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char copy[PATH_MAX];
+    autoclose int fd = -1;
 
+    if ((size_t)snprintf(copy, sizeof copy, "%s", path) >= sizeof copy)
+        return -ENAMETOOLONG;
+    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0)
         return -errno;
     return 0;
@@ -245,7 +254,7 @@ static int create_database(const struct outbox *outbox, int64_t now_ms, char *re
     if (link(temporary.path, outbox->path) < 0)
         return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
     unlink(temporary.path);
-    error = sync_folder(outbox);
+    error = outbox_sync_folder_of(outbox->path);
     return error == 0 ? 0
                       : outbox_explain(ret_why, error, "%s: its folder: %s", outbox->path,
                                        strerror(-error));
@@ -325,20 +334,28 @@ static void immutable_uri(const char *path, char *ret_uri, size_t capacity)
     snprintf(ret_uri + used, capacity - used, "?immutable=1");
 }
 
+#define LOOK_FLAGS (SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOMUTEX)
+
+int outbox_open_immutable(const char *path, sqlite3 **ret_db)
+{
+    char uri[3 * PATH_MAX + 32];
+    int code;
+
+    immutable_uri(path, uri, sizeof uri);
+    code = sqlite3_open_v2(uri, ret_db, LOOK_FLAGS | SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
+    return code == SQLITE_OK ? outbox_connection_settings(*ret_db) : code;
+}
+
 /* A connection that looks and changes nothing. Where an earlier process left nothing to recover
  * SQLite is told that the file is immutable, and makes neither -wal nor -shm; where it did, the
  * connection may recover but never moves the -wal into the file. */
 static int open_to_look(const struct outbox *outbox, sqlite3 **ret_db)
 {
-    char uri[3 * PATH_MAX + 32];
-    bool leftover = size_beside(outbox, "-wal") > 0 || size_beside(outbox, "-journal") > 0;
-    int flags = SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOMUTEX;
     int code;
 
-    immutable_uri(outbox->path, uri, sizeof uri);
-    code = leftover
-               ? sqlite3_open_v2(outbox->path, ret_db, flags | SQLITE_OPEN_READWRITE, NULL)
-               : sqlite3_open_v2(uri, ret_db, flags | SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
+    if (size_beside(outbox, "-wal") == 0 && size_beside(outbox, "-journal") == 0)
+        return outbox_open_immutable(outbox->path, ret_db);
+    code = sqlite3_open_v2(outbox->path, ret_db, LOOK_FLAGS | SQLITE_OPEN_READWRITE, NULL);
     if (code == SQLITE_OK)
         code = outbox_connection_settings(*ret_db);
     if (code == SQLITE_OK)
@@ -346,15 +363,16 @@ static int open_to_look(const struct outbox *outbox, sqlite3 **ret_db)
     return code;
 }
 
-static int check_key(const struct outbox *outbox, sqlite3 *db, char *ret_why)
+int outbox_key_matches(struct identity_key *key, sqlite3 *db, const char *key_file,
+                       const char *path, char ret_why[OUTBOX_WHY_BYTES])
 {
     unsigned char check[IDENTITY_BYTES];
     sqlite3_stmt *statement = NULL;
     bool same = false;
     int code;
 
-    if (outbox_key_check(outbox->key, check) < 0)
-        return outbox_explain(ret_why, -EIO, "%s: OpenSSL cannot use it", key_path(outbox).path);
+    if (outbox_key_check(key, check) < 0)
+        return outbox_explain(ret_why, -EIO, "%s: OpenSSL cannot use it", key_file);
     code = sqlite3_prepare_v2(db, "SELECT key_check FROM state", -1, &statement, NULL);
     if (code == SQLITE_OK)
         code = sqlite3_step(statement);
@@ -363,12 +381,12 @@ static int check_key(const struct outbox *outbox, sqlite3 *db, char *ret_why)
                memcmp(sqlite3_column_blob(statement, 0), check, IDENTITY_BYTES) == 0;
     sqlite3_finalize(statement);
     if (code != SQLITE_ROW && code != SQLITE_DONE)
-        return outbox_explain_sqlite(ret_why, db, code, outbox->path, "cannot be read");
+        return outbox_explain_sqlite(ret_why, db, code, path, "cannot be read");
     if (!same)
         return outbox_explain(ret_why, -EINVAL,
                               "%s: not the identity key of %s, every repeat would count as new; "
                               "restore the right key from a backup",
-                              key_path(outbox).path, outbox->path);
+                              key_file, path);
     return 0;
 }
 
@@ -404,7 +422,7 @@ static int look(const struct outbox *outbox, char *ret_why)
     if (error == 0 && exists_beside(outbox, ".failed"))
         error = outbox_quick_check(db, outbox->path, ret_why);
     if (error == 0)
-        error = check_key(outbox, db, ret_why);
+        error = outbox_key_matches(outbox->key, db, key_path(outbox).path, outbox->path, ret_why);
     if (error == 0)
         error = check_ids(outbox, db, ret_why);
     sqlite3_close(db);
@@ -555,6 +573,18 @@ static int forget_failure(const struct outbox *outbox, char *ret_why)
     return 0;
 }
 
+/* A copy that begins to live: see dispatcher/backup.h. */
+static int wake(struct outbox *outbox, int64_t now_ms, char *ret_why)
+{
+    int code = outbox_wake_copy(outbox->db, now_ms);
+
+    if (code == SQLITE_OK)
+        code = load_counts(outbox);
+    return code == SQLITE_OK ? 0
+                             : outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path,
+                                                     "a copy that cannot be put into service");
+}
+
 static int open_key(struct outbox *outbox, bool create, char *ret_why)
 {
     char why[JWKS_WHY_BYTES];
@@ -604,6 +634,8 @@ static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, cha
         error = open_writer(outbox, ret_why);
     if (error == 0)
         error = settle(outbox, had_failed, ret_why);
+    if (error == 0)
+        error = wake(outbox, now_ms, ret_why);
     if (error == 0 && had_failed)
         error = forget_failure(outbox, ret_why);
     if (error == 0)
@@ -684,5 +716,5 @@ int outbox_mark_failed(const struct outbox *outbox)
 
     if (fd < 0 || fsync(fd) < 0)
         return -errno;
-    return sync_folder(outbox);
+    return outbox_sync_folder_of(outbox->path);
 }

@@ -8,14 +8,16 @@ static const struct {
     const char *type, *name, *sql;
 } schema[] = {
     /* One row: ids are given from here, in the order of commit, and never again. pruned_through is
-     * the highest id that retention removed. */
+     * the highest id that retention removed. copied_at_s is 0 except in a copy that no daemon
+     * has opened yet. */
     {"table", "state",
      "CREATE TABLE state ("
      "only INTEGER PRIMARY KEY CHECK (only = 1), "
      "generation INTEGER NOT NULL, "
      "pruned_through INTEGER NOT NULL, "
      "last_id INTEGER NOT NULL, "
-     "key_check BLOB NOT NULL) STRICT"},
+     "key_check BLOB NOT NULL, "
+     "copied_at_s INTEGER NOT NULL) STRICT"},
     /* raw_id is the key of the notification's body in raw. person stands for team and sub, also
      * when erasure has taken the sub: identity_of_person. */
     {"table", "events",
@@ -88,8 +90,8 @@ static int insert_state(sqlite3 *db, int64_t generation,
                         const unsigned char key_check[IDENTITY_BYTES])
 {
     sqlite3_stmt *statement = NULL;
-    int code =
-        sqlite3_prepare_v2(db, "INSERT INTO state VALUES (1, ?1, 0, 0, ?2)", -1, &statement, NULL);
+    int code = sqlite3_prepare_v2(db, "INSERT INTO state VALUES (1, ?1, 0, 0, ?2, 0)", -1,
+                                  &statement, NULL);
 
     if (code == SQLITE_OK)
         code = sqlite3_bind_int64(statement, 1, generation);
