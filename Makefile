@@ -23,7 +23,7 @@ PKG     := libmicrohttpd openssl jansson sqlite3 libcurl libconfig
 DEPS_BUILD := gcc libc6-dev pkg-config libmicrohttpd-dev libssl-dev libjansson-dev libsqlite3-dev \
               libcurl4-openssl-dev libconfig-dev
 DEPS_DEMO  := openssl ca-certificates
-DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy prometheus strace systemd
+DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy caddy prometheus strace systemd
 DEPS_LINT  := clang-format-14 cppcheck shellcheck mandoc python3 check
 DEPS_COV   := gcovr
 DEPS_SHOW  := chromium
@@ -177,11 +177,12 @@ INSTALL     ?= install
 
 UNITS := $(sort $(wildcard systemd/*.service systemd/*.socket))
 MAN   := $(sort $(wildcard doc/man/*.[1-8]))
+DOC   := siwa-notifyd.conf nginx.conf haproxy.cfg Caddyfile
 CONF  := $(DESTDIR)$(sysconfdir)/siwa-notifyd/siwa-notifyd.conf
 
 install: all
 	$(INSTALL) -D -m 755 $(BUILD)/siwa-notifyd $(DESTDIR)$(bindir)/siwa-notifyd
-	$(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(DESTDIR)$(docdir)/siwa-notifyd.conf
+	set -e; for file in $(DOC); do $(INSTALL) -D -m 644 conf/$$file $(DESTDIR)$(docdir)/$$file; done
 	[ -e $(CONF) ] || $(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(CONF)
 	set -e; for page in $(MAN); do \
 	    $(INSTALL) -D -m 644 $$page $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
@@ -195,7 +196,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/siwa-notifyd
 	! cmp -s conf/siwa-notifyd.conf $(CONF) || rm -f $(CONF)
-	rm -f $(DESTDIR)$(docdir)/siwa-notifyd.conf
+	rm -f $(DOC:%=$(DESTDIR)$(docdir)/%)
 	set -e; for page in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
 	rm -f $(UNITS:systemd/%=$(DESTDIR)$(unitdir)/%)
 	rm -f $(DESTDIR)$(sysusersdir)/siwa-notifyd.conf $(DESTDIR)$(tmpfilesdir)/siwa-notifyd.conf
