@@ -8,6 +8,7 @@
 #include <sys/queue.h>
 
 #include "support/clock.h"
+#include "support/clock_watch.h"
 #include "support/log.h"
 #include "verifier/judge.h"
 
@@ -65,6 +66,7 @@ struct ingress {
         *refused_too_large, *refused_timeout;
     char *audiences[INGRESS_AUDIENCES_MAX];
     unsigned audience_count;
+    struct clock_watch clock;
     struct log_limit unverified_lines, verified_lines; /* refusals only */
     atomic_bool refuse_new;
 };
@@ -308,6 +310,43 @@ static void judge(struct ingress *ingress, const char *body, size_t body_bytes, 
     judge_body(ingress->jws, &rules, body, body_bytes, ret_judgement);
 }
 
+static void watch_clock(struct ingress *ingress, int64_t wall_ms, int64_t monotonic_ms)
+{
+    int64_t leeway_ms = (int64_t)ingress->config->limits.leeway_s * 1000;
+
+    if (clock_watch_look(&ingress->clock, wall_ms, monotonic_ms, leeway_ms))
+        log_event(LOG_LEVEL_WARNING,
+                  "the clock jumped; for an hour what is in time by one reading only is put off",
+                  log_number("seconds", (wall_ms - clock_watch_other_ms(&ingress->clock, wall_ms,
+                                                                        monotonic_ms)) /
+                                            1000));
+}
+
+static bool is_over(const struct judgement *judgement, int64_t wall_ms, int64_t leeway_s)
+{
+    return wall_ms / 1000 >= judgement->notification.expires_at_s + leeway_s;
+}
+
+/* A clock that jumped is right before or after, and nobody here knows which. What is in time by one
+ * of its readings and over by the other is neither refused nor taken. */
+static void doubt_time(struct ingress *ingress, int64_t wall_ms, struct judgement *judgement)
+{
+    int64_t monotonic_ms = clock_monotonic_ms();
+    int64_t leeway_s = ingress->config->limits.leeway_s;
+    int64_t other_ms;
+
+    watch_clock(ingress, wall_ms, monotonic_ms);
+    other_ms = clock_watch_other_ms(&ingress->clock, wall_ms, monotonic_ms);
+    if (other_ms == wall_ms)
+        return;
+    if (judgement->verdict != VERDICT_ACCEPTED && judgement->reason != QUARANTINE_REASON_EXPIRED)
+        return;
+    if (is_over(judgement, wall_ms, leeway_s) == is_over(judgement, other_ms, leeway_s))
+        return;
+    judgement->verdict = VERDICT_FROM_FUTURE;
+    judgement->reason = QUARANTINE_REASON_NONE;
+}
+
 /* The request gets its answer now, and is counted and logged. */
 static void conclude(struct ingress *ingress, struct http_request *request, enum verdict verdict,
                      const struct judgement *judgement, int64_t began_us)
@@ -393,6 +432,7 @@ static void receive(struct ingress *ingress, struct http_request *request, const
     enum verdict verdict;
 
     judge(ingress, body, body_bytes, now_ms, &judgement);
+    doubt_time(ingress, now_ms, &judgement);
     verdict = judgement.verdict;
     if (verdict == VERDICT_KID_UNKNOWN || verdict == VERDICT_NO_KEYS) {
         if (may_wait_for_keys && hold_for_keys(ingress, request, body, body_bytes, began_us)) {
@@ -577,6 +617,7 @@ static void on_tick(void *context, int64_t now_ms)
     struct ingress *ingress = context;
     struct waiting *waiting;
 
+    watch_clock(ingress, clock_wall_ms(), clock_monotonic_ms());
     while ((waiting = TAILQ_FIRST(&ingress->committing)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;
         const char *client_id = waiting->delivery->app->client_id;
@@ -663,6 +704,7 @@ int ingress_new(const struct ingress_settings *settings, struct ingress **ret_in
     ingress->set = *settings;
     ingress->config = settings->config;
     pthread_mutex_init(&ingress->reload_lock, NULL);
+    watch_clock(ingress, clock_wall_ms(), clock_monotonic_ms());
     ingress->unverified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
     ingress->verified_lines = (struct log_limit){.burst = 20, .per_minute = 60};
     error = policy_new(settings->config, &ingress->policy);
