@@ -12,8 +12,9 @@
 #include "verifier/notification.h"
 #include "verifier/verdict.h"
 
-#define HISTORY_SUMMARY_NAMES_MAX 1024 /* of apps, and of strangers; what comes after is left out \
-                                        */
+#define HISTORY_SUMMARY_NAMES_MAX \
+    1024 /* of apps, and of strangers; what comes after is left out \
+          */
 
 /* Events stored for one app, by day (the last is today) and type. */
 struct history_app {

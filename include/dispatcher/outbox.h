@@ -86,10 +86,16 @@ void outbox_rollback(struct outbox *outbox);
 enum outbox_error outbox_part_begin(struct outbox *outbox);
 enum outbox_error outbox_part_end(struct outbox *outbox, bool keep);
 
-/* Moves the WAL into the file when it has grown past OUTBOX_WAL_CHECKPOINT; SQLite's own automatic
- * checkpoint is off, since it hides errors and delays the answers of the commit it follows. Never
- * waits for readers. Between two transactions; writer thread. */
+/* Moves the WAL into the file when it has grown past OUTBOX_WAL_CHECKPOINT or is to be emptied;
+ * SQLite's own automatic checkpoint is off, since it hides errors and delays the answers of the
+ * commit it follows. Never waits for readers. Between two transactions; writer thread. */
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox);
+
+/* Asks that the WAL be moved into the file and emptied, once, after the transaction under way:
+ * erased text stands in it until then. A reader that is in the way is not waited for, and then it
+ * is not emptied. Returns how often it was: a higher number from a later call tells that it was in
+ * between. Writer thread. */
+uint64_t outbox_empty_wal(struct outbox *outbox);
 
 /* The last error in words without any value of a row, "disk I/O error (SQLITE_IOERR_FSYNC)", and as
  * a label of a bounded set ("full", "ioerr", …). Borrowed until the next call. Writer thread. */

@@ -32,6 +32,9 @@ bool policy_ignores(const struct config_app *app, enum event_type kind);
 /* What becomes of an event that is new to the outbox but came after its token had expired. */
 enum config_late policy_late(const struct policy *policy);
 
+/* Whether the bodies of stored notifications are kept at all. */
+bool policy_keeps_raw(const struct policy *policy);
+
 /* The configured apps, borrowed, in the order of the configuration; index below policy_count. */
 size_t policy_count(const struct policy *policy);
 const struct config_app *policy_at(const struct policy *policy, size_t index);

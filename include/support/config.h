@@ -64,7 +64,7 @@ struct config_consumer {
 };
 
 struct config_retain {
-    int64_t events_s, hard_s, raw_s, quarantine_s, identities_s;
+    int64_t events_s, hard_s, raw_s, quarantine_s, identities_s, audit_s;
 };
 
 struct config_limits {

@@ -27,6 +27,7 @@
 #include "dispatcher/consumers.h"
 #include "dispatcher/history.h"
 #include "dispatcher/outbox.h"
+#include "dispatcher/sweeper.h"
 #include "dispatcher/writer.h"
 #include "keys/fetch.h"
 #include "keys/key_cache.h"
@@ -70,6 +71,7 @@ struct serve {
     struct writer *writer;
     struct refresher *refresher;
     struct ingress *ingress;
+    struct sweeper *sweeper;
     struct history *history;
     int64_t history_ms; /* monotonic; of its last flush */
     struct health *health;
@@ -154,6 +156,35 @@ static void stop_writing(struct serve *serve)
     } while (error == -EAGAIN);
     if (error)
         on_fatal(serve);
+}
+
+static void on_swept(void *context, const struct sweeper_swept *swept)
+{
+    (void)context;
+    if (swept->unacknowledged > 0)
+        log_event(LOG_LEVEL_ERROR,
+                  "rows were removed that not every consumer had acknowledged: they were past "
+                  "retain.hard",
+                  log_number("rows", swept->unacknowledged),
+                  log_number("pruned_through", swept->pruned_through));
+    log_event(swept->why ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
+              swept->why ? "removing what is old ended early; it is tried again"
+                         : "what is old was removed",
+              log_number("rows", swept->removed[RETENTION_ROWS]),
+              log_number("raw", swept->removed[RETENTION_RAW]),
+              log_number("test", swept->removed[RETENTION_TEST]),
+              log_number("identities", swept->removed[RETENTION_IDENTITIES]),
+              log_number("facts", swept->removed[RETENTION_FACTS]),
+              log_text("why", swept->why ? swept->why : ""));
+}
+
+static void on_doubt(void *context, int64_t jump_ms)
+{
+    (void)context;
+    log_event(
+        LOG_LEVEL_WARNING,
+        "the clock jumped; nothing is removed for its age until it has been steady for an hour",
+        log_number("jump_ms", jump_ms));
 }
 
 /* Reads the whole database once, beside the work: damage is better found now than by a consumer. */
@@ -327,6 +358,21 @@ static int start_writer(struct serve *serve)
     return error ? refuse(serve, error, "cannot start the writer") : 0;
 }
 
+static int start_sweeper(struct serve *serve)
+{
+    struct sweeper_settings settings = {
+        .config = serve->config,
+        .writer = serve->writer,
+        .consumers = serve->consumers,
+        .metrics = serve->metrics,
+        .on_swept = on_swept,
+        .on_doubt = on_doubt,
+        .context = serve,
+    };
+    int error = sweeper_start(&settings, &serve->sweeper);
+    return error ? refuse(serve, error, "cannot start the sweeper") : 0;
+}
+
 static int start_refresher(struct serve *serve)
 {
     const struct config *config = serve->config;
@@ -497,6 +543,9 @@ static int serve_up(struct serve *serve)
     error = start_loops(serve);
     if (error)
         return error;
+    error = start_sweeper(serve);
+    if (error)
+        return error;
     serve->check_started = pthread_create(&serve->check_thread, NULL, check_database, serve) == 0;
     return 0;
 }
@@ -520,6 +569,7 @@ static void drain(struct serve *serve)
     wait_for_requests(serve->notify_loop, SERVE_DRAIN_MS);
     ingress_refuse_new(serve->ingress);
     history_flush(serve->history, clock_wall_ms());
+    sweeper_stop(serve->sweeper);
     writer_stop(serve->writer);
     http_loop_wake(serve->notify_loop);
     http_loop_wake(serve->reader_loop);
@@ -540,6 +590,7 @@ static int serve_down(struct serve *serve)
     refresher_stop(serve->refresher);
     if (serve->check_started)
         pthread_join(serve->check_thread, NULL);
+    sweeper_free(serve->sweeper);
     if (serve->writer)
         writer_stop(serve->writer);
     if (serve->damage.found) { /* it may have been found too late for the writer */
@@ -671,6 +722,7 @@ static void reload(struct serve *serve)
         config_free(config);
         return;
     }
+    sweeper_reconfigure(serve->sweeper, config);
     health_set_leeway(serve->health, config->limits.leeway_s);
     http_loop_wake(serve->notify_loop);
 }

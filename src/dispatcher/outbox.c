@@ -416,7 +416,8 @@ static enum outbox_error add_events(struct outbox *outbox, struct delivery *deli
         return OUTBOX_ERROR_NONE;
     }
     delivery->verdict = VERDICT_ACCEPTED;
-    error = insert_raw(outbox, delivery);
+    if (policy_keeps_raw(delivery->policy))
+        error = insert_raw(outbox, delivery);
     return error == OUTBOX_ERROR_NONE ? note_accepted(outbox, delivery) : error;
 }
 
@@ -514,6 +515,29 @@ enum outbox_error outbox_part_end(struct outbox *outbox, bool keep)
     return error;
 }
 
+uint64_t outbox_empty_wal(struct outbox *outbox)
+{
+    outbox->wal_unwanted = true;
+    return outbox->wal_emptied;
+}
+
+static enum outbox_error empty_wal(struct outbox *outbox)
+{
+    int code;
+
+    outbox->wal_unwanted = false;
+    sqlite3_busy_timeout(outbox->db, 0); /* commits wait behind this */
+    code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(outbox->db, OUTBOX_BUSY_MS);
+    if (code == SQLITE_BUSY)
+        return OUTBOX_ERROR_NONE;
+    if (code == SQLITE_OK) {
+        outbox->wal_pages = outbox->wal_moved = 0;
+        outbox->wal_emptied++;
+    }
+    return outbox_check(outbox, code);
+}
+
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
 {
     int in_wal = 0, moved = 0;
@@ -521,6 +545,8 @@ enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
 
     if (outbox->failed)
         return OUTBOX_ERROR_FATAL;
+    if (outbox->wal_unwanted)
+        return empty_wal(outbox);
     if (outbox->wal_pages < outbox->wal_moved) /* it began anew */
         outbox->wal_moved = 0;
     if (outbox->wal_pages - outbox->wal_moved < OUTBOX_WAL_CHECKPOINT)

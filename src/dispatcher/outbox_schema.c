@@ -39,6 +39,7 @@ static const struct {
      "test INTEGER NOT NULL DEFAULT 0, "
      "person BLOB, "
      "erased_at_ms INTEGER) STRICT"},
+    {"index", "events_test", "CREATE INDEX events_test ON events (id) WHERE test = 1"},
     /* mixed is 1 where a body names more than one person, not all of whom need to have a row. */
     {"table", "raw",
      "CREATE TABLE raw (id INTEGER PRIMARY KEY, received_at_ms INTEGER NOT NULL, "
@@ -70,6 +71,12 @@ static const struct {
      "CREATE TABLE days (day INTEGER NOT NULL, what TEXT NOT NULL, name TEXT NOT NULL, "
      "client_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (day, what, name, client_id)) "
      "STRICT, WITHOUT ROWID"},
+    /* What the audit tells of a row that retention removed. */
+    {"table", "facts",
+     "CREATE TABLE facts (id INTEGER PRIMARY KEY, type TEXT NOT NULL, client_id TEXT NOT NULL, "
+     "app TEXT NOT NULL, team TEXT NOT NULL, issued_at_ms INTEGER NOT NULL, "
+     "received_at_ms INTEGER NOT NULL, person BLOB, erased_at_ms INTEGER, "
+     "removed_at_ms INTEGER NOT NULL) STRICT"},
     /* Whose account-delete was erased: what comes for them later follows it. */
     {"table", "erased",
      "CREATE TABLE erased (person BLOB PRIMARY KEY, since_ms INTEGER NOT NULL) "

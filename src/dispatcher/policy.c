@@ -8,6 +8,7 @@
 struct policy {
     atomic_uint references;
     enum config_late late;
+    bool keeps_raw;
     size_t count;
     struct config_app *apps;          /* in the order of the configuration */
     const struct config_app **sorted; /* by client_id */
@@ -62,6 +63,7 @@ int policy_new(const struct config *config, struct policy **ret_policy)
         return -ENOMEM;
     atomic_init(&policy->references, 1);
     policy->late = config->late;
+    policy->keeps_raw = config->retain.raw_s > 0;
     policy->count = config->app_count;
     /* one more than needed, since calloc(0) may give NULL */
     policy->apps = calloc(policy->count + 1, sizeof *policy->apps);
@@ -114,6 +116,11 @@ bool policy_ignores(const struct config_app *app, enum event_type kind)
 enum config_late policy_late(const struct policy *policy)
 {
     return policy->late;
+}
+
+bool policy_keeps_raw(const struct policy *policy)
+{
+    return policy->keeps_raw;
 }
 
 size_t policy_count(const struct policy *policy)

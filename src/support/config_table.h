@@ -71,6 +71,8 @@
       "what stands in quarantine") \
     X("retain", "identities", DURATION, config, retain.identities_s, "400d", IDENTITIES_MIN_S, \
       YEARS_S, "the hashes by which a repeat is known") \
+    X("retain", "audit", DURATION, config, retain.audit_s, "400d", MINUTE_S, YEARS_S, \
+      "what the audit tells of account-delete and consent-revoked") \
     X("limits", "connections", NUMBER, config, limits.connections, "512", 1, 16384, \
       "connections at once; more wait") \
     X("limits", "body_bytes", SIZE, config, limits.body_bytes, "65536", 1024, 65536, \

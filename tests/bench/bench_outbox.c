@@ -47,7 +47,7 @@ static struct policy *make_policy(void)
 {
     static const struct config_app app = {
         .client_id = "com.example.app", .app = "Example", .team = "ABCDE12345"};
-    const struct config config = {.apps = &app, .app_count = 1};
+    const struct config config = {.apps = &app, .app_count = 1, .retain = {.raw_s = 1}};
     struct policy *policy = NULL;
 
     if (policy_new(&config, &policy) < 0)

@@ -54,7 +54,8 @@ static inline struct policy *policy_make(enum config_late late)
          .team = "ABCDE12345",
          .ignore_mask = 1U << EVENT_TYPE_EMAIL_ENABLED | 1U << EVENT_TYPE_EMAIL_DISABLED},
     };
-    const struct config config = {.apps = apps, .app_count = 2, .late = late};
+    const struct config config = {
+        .apps = apps, .app_count = 2, .late = late, .retain = {.raw_s = 1}};
     struct policy *policy = NULL;
 
     ck_assert_int_eq(policy_new(&config, &policy), 0);
