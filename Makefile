@@ -5,6 +5,7 @@
 #: make demo       install what is missing, build, and show one notification of each type arriving
 #: make check      install what is missing, build, run every test
 #: make unit       the unit tests;  make integration: those against the real daemon
+#: make controls   break the daemon in known ways, and see the tests notice
 #: make lint       format, static analysis, shellcheck, the rules of the house
 #: make asan       every test with AddressSanitizer and UBSan;  make tsan: with ThreadSanitizer
 #: make cov        every test, then the coverage of lines and branches
@@ -132,6 +133,10 @@ cov:
 	$(MAKE) check-run BUILD=build-cov OPT='-O0 -g --coverage -fprofile-update=atomic' HARDEN=-fPIE PREFIX_MAP=
 	tests/tools/cov build-cov
 
+# Breaks a copy of the tree in each way of a list, and demands that a test notices. CONTROLS picks some by name.
+controls: all tests
+	SIWA_BUILD=$(BUILD) tests/tools/controls $(CONTROLS)
+
 lint:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
 	tests/tools/lint build-lint '$(MAKE)'
@@ -209,7 +214,7 @@ help:
 clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
-.PHONY: all have-deps tests deps deps-all demo check check-run unit integration asan tsan cov lint lint-analyzer \
+.PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
         fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)

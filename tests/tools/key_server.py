@@ -80,7 +80,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.behave(self.path)
 
     def behave(self, path):
-        behaviour = getattr(self, "get_" + path.strip("/").replace("-", "_"), None)
+        name = "live" if path.startswith("/live/") else path.strip("/").replace("-", "_")
+        behaviour = getattr(self, f"get_{name}", None)
         if behaviour is None:
             self.answer(404, self.server.owner.good)
         else:
@@ -109,10 +110,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, self.server.owner.good)
 
     def get_live(self):
-        if self.server.owner.live_path is None:
-            self.answer(200, self.server.owner.live)
+        owner = self.server.owner
+        behaviour = owner.live_paths.get(self.path, owner.live_path)
+        if behaviour is None:
+            self.answer(200, owner.live)
         else:
-            self.behave(self.server.owner.live_path)
+            self.behave(behaviour)
 
     def get_unannounced(self):
         self.start()
@@ -310,14 +313,15 @@ def tls_1_1(chain):
 
 class KeyServer:
     """All of it. ports: good, expired, other_host, wrong_ca, plain, silent, down, and tls_1_1 where that can be served.
-    good is the key set it publishes at /good. /live gives `live`, which may be set at will, or behaves as the path
-    `live_path`. asked lists (path, headers)."""
+    good is the key set it publishes at /good. /live and whatever is below it give `live`, which may be set at will, or
+    behave as the path `live_path`; one path below /live as live_paths says of it. asked lists (path, headers)."""
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
         self.over = threading.Event()
         self.asked = []
         self.live_path = None
+        self.live_paths = {}
         self.jwks = [make_jwk(directory, kid) for kid in ("NEWKEY0001", "NEWKEY0002")]
         self.weak = make_jwk(directory, "WEAKKEY001", bits=1024)
         self.good = self.live = json.dumps({"keys": self.jwks})
