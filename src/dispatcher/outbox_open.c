@@ -11,6 +11,7 @@
 
 #include "outbox_internal.h"
 #include "page_scrub.h"
+#include "wal_gather.h"
 
 #define DATABASE_MODE 0640
 #define LOCK_MODE     0600
@@ -512,11 +513,13 @@ static int open_writer(struct outbox *outbox, char *ret_why)
     int code = page_scrub_register();
 
     if (code == SQLITE_OK)
+        code = wal_gather_register(PAGE_SCRUB_VFS);
+    if (code == SQLITE_OK)
         code =
             sqlite3_open_v2(outbox->path, &outbox->db,
                             SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
                                 SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
-                            PAGE_SCRUB_VFS);
+                            WAL_GATHER_VFS);
     if (code == SQLITE_OK)
         code = set_up_writer(outbox);
     if (code == SQLITE_OK)
