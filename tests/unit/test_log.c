@@ -9,7 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+/* What the wall clock shows; 0: the real time. Stands before the C library's. */
+static _Atomic int64_t wall_ms;
+
+int clock_gettime(clockid_t clock, struct timespec *ret_time)
+{
+    int64_t ms = clock == CLOCK_REALTIME ? wall_ms : 0;
+
+    if (ms == 0)
+        return (int)syscall(SYS_clock_gettime, clock, ret_time);
+    *ret_time = (struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = ms % 1000 * 1000000};
+    return 0;
+}
 
 /* Standard error of this (forked) test goes to a file. */
 static FILE *captured;
@@ -71,6 +86,55 @@ START_TEST(test_line)
               log_text("absent", NULL), log_number("id", -42), log_text("app", "Example web"));
     ck_assert_str_eq(after_time(written()),
                      "level=info msg=notification outcome=accepted id=-42 app=\"Example web\"\n");
+}
+END_TEST
+
+/* Also when the clock goes back, and when it passes midnight. */
+START_TEST(test_each_line_has_its_own_time)
+{
+    static const struct {
+        int64_t ms;
+        const char *text;
+    } times[] = {{1767311999000, "time=2026-01-01T23:59:59.000Z "},
+                 {1767311999999, "time=2026-01-01T23:59:59.999Z "},
+                 {1767312000007, "time=2026-01-02T00:00:00.007Z "},
+                 {1767312000080, "time=2026-01-02T00:00:00.080Z "},
+                 {1767311999123, "time=2026-01-01T23:59:59.123Z "},
+                 {1835395199456, "time=2028-02-28T23:59:59.456Z "},
+                 {1835395200000, "time=2028-02-29T00:00:00.000Z "}};
+
+    capture();
+    log_open(LOG_LEVEL_INFO);
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
+        wall_ms = times[i].ms;
+        forget();
+        log_write(LOG_LEVEL_INFO, "m", NULL);
+        ck_assert_mem_eq(written(), times[i].text, strlen(times[i].text));
+    }
+    wall_ms = 0;
+}
+END_TEST
+
+START_TEST(test_numbers)
+{
+    static const struct {
+        int64_t number;
+        const char *text;
+    } numbers[] = {{0, " n=0\n"},
+                   {9, " n=9\n"},
+                   {10, " n=10\n"},
+                   {-1, " n=-1\n"},
+                   {-10, " n=-10\n"},
+                   {INT64_MAX, " n=9223372036854775807\n"},
+                   {INT64_MIN, " n=-9223372036854775808\n"}};
+
+    capture();
+    log_open(LOG_LEVEL_INFO);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        forget();
+        log_event(LOG_LEVEL_INFO, "m", log_number("n", numbers[i].number));
+        ck_assert_ptr_nonnull(strstr(written(), numbers[i].text));
+    }
 }
 END_TEST
 
@@ -443,6 +507,8 @@ int main(void)
     int failed;
 
     tcase_add_test(lines, test_line);
+    tcase_add_test(lines, test_each_line_has_its_own_time);
+    tcase_add_test(lines, test_numbers);
     tcase_add_test(lines, test_line_without_fields);
     tcase_add_test(lines, test_threshold);
     tcase_add_test(lines, test_journal_gets_priority_and_no_time);
