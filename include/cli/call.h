@@ -8,6 +8,7 @@
 #ifndef SIWA_CLI_CALL_H
 #define SIWA_CLI_CALL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define CALL_WHY_BYTES         256
@@ -45,6 +46,18 @@ int call_send(const struct call_request *request, struct call_reply *ret_reply,
 
 /* Releases what an answer owns; all-zero and NULL are allowed. */
 void call_reply_release(struct call_reply *reply);
+
+/* The parts of a URL that call_send would take. */
+struct call_url {
+    bool https;
+    char host[256]; /* an IPv6 address without its brackets */
+    char port[8];
+    char path[1024]; /* with the query; "/" where there is none */
+};
+
+/* Takes a URL apart. 0, or -EINVAL (also for parts that are too long) with a sentence in ret_why.
+ * Any thread after a first call_send or fetch_init. */
+int call_split_url(const char *url, struct call_url *ret_url, char ret_why[CALL_WHY_BYTES]);
 
 /* The value of the first header of this name, copied without surrounding space into ret_value
  * (capacity bytes, cut if need be); -ENOENT where there is none. */

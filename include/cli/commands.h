@@ -16,6 +16,7 @@
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
     X(backup, "backup", "copy the outbox while notifications arrive") \
+    X(doctor, "doctor", "find out why nothing arrives") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \
     X(version, "version", "print the version, and those of the libraries in use")
 

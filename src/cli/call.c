@@ -168,6 +168,55 @@ static int check_url(const char *url, bool *ret_here, char ret_why[CALL_WHY_BYTE
     return error;
 }
 
+/* A part of a URL, freed here; false where it is missing or too long. */
+static bool copy_part(CURLU *url, CURLUPart part, unsigned flags, char *ret_text, size_t capacity)
+{
+    char *text = NULL;
+    bool fits = curl_url_get(url, part, &text, flags) == CURLUE_OK && strlen(text) < capacity;
+
+    if (fits)
+        strcpy(ret_text, text);
+    curl_free(text);
+    return fits;
+}
+
+static void without_brackets(char *host)
+{
+    size_t bytes = strlen(host);
+
+    if (bytes < 2 || host[0] != '[')
+        return;
+    memmove(host, host + 1, bytes - 2);
+    host[bytes - 2] = '\0';
+}
+
+int call_split_url(const char *url, struct call_url *ret_url, char ret_why[CALL_WHY_BYTES])
+{
+    struct call_url parts = {0};
+    char scheme[16] = "", query[1024] = "";
+    CURLU *parsed = curl_url();
+    bool taken =
+        parsed && curl_url_set(parsed, CURLUPART_URL, url, CURLU_DISALLOW_USER) == CURLUE_OK &&
+        copy_part(parsed, CURLUPART_SCHEME, 0, scheme, sizeof scheme) &&
+        copy_part(parsed, CURLUPART_HOST, 0, parts.host, sizeof parts.host) &&
+        copy_part(parsed, CURLUPART_PORT, CURLU_DEFAULT_PORT, parts.port, sizeof parts.port) &&
+        copy_part(parsed, CURLUPART_PATH, 0, parts.path, sizeof parts.path);
+
+    if (taken && copy_part(parsed, CURLUPART_QUERY, 0, query, sizeof query))
+        taken = strlen(parts.path) + 1 + strlen(query) < sizeof parts.path;
+    curl_url_cleanup(parsed);
+    if (!taken || (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0))
+        return refuse(ret_why, -EINVAL, "not a URL; write https://host/path");
+    if (query[0] != '\0') {
+        strcat(parts.path, "?");
+        strcat(parts.path, query);
+    }
+    parts.https = strcmp(scheme, "https") == 0;
+    without_brackets(parts.host);
+    *ret_url = parts;
+    return 0;
+}
+
 static bool add_header(struct call *call, const char *line)
 {
     struct curl_slist *longer = curl_slist_append(call->headers, line);

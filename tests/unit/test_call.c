@@ -501,6 +501,41 @@ START_TEST(a_certificate_that_proves_nothing_is_refused)
 }
 END_TEST
 
+START_TEST(test_urls_are_taken_apart)
+{
+    char why[CALL_WHY_BYTES] = "";
+    struct call_url url;
+
+    ck_assert_int_eq(call_split_url("https://host.example/a/b?c=d", &url, why), 0);
+    ck_assert(url.https);
+    ck_assert_str_eq(url.host, "host.example");
+    ck_assert_str_eq(url.port, "443");
+    ck_assert_str_eq(url.path, "/a/b?c=d");
+    ck_assert_int_eq(call_split_url("http://[::1]:8080", &url, why), 0);
+    ck_assert(!url.https);
+    ck_assert_str_eq(url.host, "::1");
+    ck_assert_str_eq(url.port, "8080");
+    ck_assert_str_eq(url.path, "/");
+}
+END_TEST
+
+START_TEST(test_what_is_no_url_is_not)
+{
+    static const char *const texts[] = {
+        "",         "host.example",  "/path", "ftp://host/x", "https://user@host/x",
+        "https://", "https://ho st/"};
+    struct call_url url = {.port = "unt"};
+
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        char why[CALL_WHY_BYTES] = "";
+
+        ck_assert_msg(call_split_url(texts[i], &url, why) == -EINVAL, "%s", texts[i]);
+        ck_assert_str_ne(why, "");
+        ck_assert_str_eq(url.port, "unt");
+    }
+}
+END_TEST
+
 int main(void)
 {
     (void)signal(SIGPIPE, SIG_IGN); /* the servers here lose their clients on purpose */
@@ -524,6 +559,8 @@ int main(void)
     tcase_add_test(tests, no_proxy_stands_between_a_machine_and_itself);
     tcase_add_test(tests, a_trusted_certificate_of_the_right_name_is_accepted);
     tcase_add_test(tests, a_certificate_that_proves_nothing_is_refused);
+    tcase_add_test(tests, test_urls_are_taken_apart);
+    tcase_add_test(tests, test_what_is_no_url_is_not);
     suite_add_tcase(suite, tests);
 
     SRunner *runner = srunner_create(suite);

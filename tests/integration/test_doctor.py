@@ -1,0 +1,406 @@
+"""The doctor: every check is seen in order, and every check is seen to fail for the fault it is there for."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import harness
+from harness import Apple, Daemon, wait_until
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
+from key_server import Authority, KeyServer, openssl  # noqa: E402
+
+PATH = harness.PATH
+
+
+class Edge(harness.Process):
+    """The real nginx with TLS, one server on a port of its own for each fault."""
+
+    FAULTS = {
+        "good": {},
+        "incomplete": {"chain": "leaf_only"},
+        "expired": {"chain": "expired"},
+        "stranger": {"chain": "stranger"},
+        "sha1": {"chain": "sha1"},
+        "other_host": {"chain": "other_host"},
+        "old": {"tls": "ssl_protocols TLSv1.1; ssl_ciphers DEFAULT:@SECLEVEL=0;"},
+        "too_old": {"tls": "ssl_protocols TLSv1.1 TLSv1.2 TLSv1.3; ssl_ciphers DEFAULT:@SECLEVEL=0;"},
+        "redirect": {"location": "return 301 https://elsewhere.example$request_uri;"},
+        "small": {"location": "client_max_body_size 100; PASS"},
+        "password": {"location": "return 401;"},
+        "changed": {"location": "proxy_set_body '{}'; PASS"},
+        "no_post": {"location": "limit_except GET { deny all; } PASS"},
+        "nobody": {"location": "proxy_pass http://unix:/nonexistent/notify.sock:;"},
+        "somebody": {"location": "return 200 'hello';"},
+        "only_elsewhere": {"path": "/somewhere/else"},
+    }
+
+    def __init__(self, directory, upstream):
+        super().__init__(directory, "nginx")
+        self.upstream = upstream
+        self.ports = {name: harness.free_port() for name in self.FAULTS}
+        self.make_certificates()
+
+    def make_certificates(self):
+        root, stranger = Authority(self.directory, "root"), Authority(self.directory, "stranger-root")
+        self.ca_file = root.certificate
+        middle = Authority(self.directory, "middle")  # its key; its certificate is issued by the root
+        extensions = self.directory / "ca.ext"
+        extensions.write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
+        openssl("req", "-new", "-key", middle.key, "-out", self.directory / "middle.csr", "-subj", "/CN=middle")
+        openssl("x509", "-req", "-in", self.directory / "middle.csr", "-CA", root.certificate, "-CAkey", root.key,
+                "-set_serial", "7", "-days", "30", "-extfile", extensions, "-out", middle.certificate)
+        here = "DNS:localhost,IP:127.0.0.1"
+        intermediate = middle.certificate.read_bytes()
+        self.chains = {}
+        for name, authority, names, days, more in (
+                ("good", middle, here, 30, intermediate), ("leaf_only", middle, here, 30, b""),
+                ("expired", root, here, -1, b""), ("stranger", stranger, here, 30, b""),
+                ("other_host", root, "DNS:other.example", 30, b"")):
+            chain = authority.issue(name, names, days=days)
+            chain.write_bytes(chain.read_bytes() + more)
+            self.chains[name] = chain
+        weak = root.issue("sha1", here, days=30)  # again, with a digest that nobody should use any more
+        signed = openssl("x509", "-req", "-in", self.directory / "sha1.csr", "-CA", root.certificate, "-CAkey", root.key,
+                         "-sha1", "-set_serial", "9", "-days", "30", "-copy_extensions", "copy")
+        weak.write_bytes((self.directory / "sha1.key").read_bytes() + signed)
+        self.chains["sha1"] = weak
+
+    def server(self, name, fault):
+        to_daemon = f"proxy_pass http://{self.upstream}:;"
+        location = fault.get("location", "PASS").replace("PASS", to_daemon)
+        chain = self.chains[fault.get("chain", "good")]
+        tls = fault.get("tls", "ssl_protocols TLSv1.2 TLSv1.3;")
+        if fault.get("chain") == "sha1":
+            tls += " ssl_ciphers DEFAULT:@SECLEVEL=0;"
+        return (f"server {{ listen 127.0.0.1:{self.ports[name]} ssl; ssl_certificate {chain}; ssl_certificate_key {chain};"
+                f" {tls} client_max_body_size 64k; location = {fault.get('path', PATH)} {{ {location} }}"
+                f" location / {{ return 404; }} }}\n")
+
+    def launch(self):
+        config = self.directory / "nginx.conf"
+        temporary = "".join(f"{kind}_temp_path {self.directory}/{kind};\n"
+                            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        user = "user root;\n" if os.getuid() == 0 else ""
+        config.write_text(f"{user}daemon off; worker_processes 1; pid {self.directory}/nginx.pid;\n"
+                          f"error_log {self.directory}/error.log;\nevents {{ worker_connections 128; }}\n"
+                          f"http {{ access_log off;\n{temporary}"
+                          + "".join(self.server(name, fault) for name, fault in self.FAULTS.items()) + "}\n")
+        self.spawn([harness.command_path("nginx"), "-p", self.directory, "-c", config,
+                    "-e", self.directory / "error.log"])
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", self.ports["good"])), "nginx listens")
+
+    def url(self, name, path=PATH):
+        return f"https://localhost:{self.ports[name]}{path}"
+
+
+class DoctorCase(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix="siwa-doctor-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.key_server = KeyServer(folder.name)
+        cls.addClassCleanup(cls.key_server.close)
+        cls.apple = Apple()
+        cls.key_server.live = cls.apple.key_set()
+
+    def settings(self, **changes):
+        return {"keys": "url", "key_url": self.key_server.url("/live"), "ca_file": str(self.key_server.ca_file), **changes}
+
+    def findings(self, daemon, *arguments, code=None, environment=None):
+        done = daemon.command("doctor", "--json", *arguments, environment=environment)
+        report = json.loads(done.stdout)
+        failed = [finding for finding in report["checks"] if finding["state"] == "fail"]
+        self.assertEqual(report["fail"], len(failed))
+        self.assertEqual(done.returncode, 1 if failed else 0)
+        if code is not None:
+            self.assertEqual(done.returncode, code, done.stdout)
+        for finding in report["checks"]:
+            self.assertTrue(finding["cause"], finding)
+            if finding["state"] == "fail" and finding["check"] != "daemon.check":
+                self.assertTrue(finding["cure"], finding)
+        return report["checks"]
+
+    def expect(self, findings, check, state, *parts):
+        """A finding of this check with this state whose cause or cure says each part."""
+        of_check = [finding for finding in findings if finding["check"] == check]
+        for finding in of_check:
+            text = finding["cause"] + " " + finding["cure"]
+            if finding["state"] == state and all(part in text for part in parts):
+                return finding
+        self.fail(f"{check} does not say {state} {parts}: {of_check or [f['check'] for f in findings]}")
+
+
+class TestInOrder(DoctorCase):
+    def test_a_daemon_that_is_well_and_text_for_people(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
+            self.assertEqual(daemon.post(self.apple.body(self.apple.notification()))[0], 200)
+            wait_until(lambda: self.expect_quietly(daemon, "history.outcome", "accepted: 1 today"), "the count", 40)
+            findings = self.findings(daemon, code=0)
+            for check in ("local.configuration", "database.file", "database.mode", "database.content", "database.wal",
+                          "database.disk", "socket.listen", "socket.control", "keys.source", "keys.age", "keys.fetch",
+                          "keyserver.tls", "keyserver.chain", "keyserver.certificate", "daemon.ready", "daemon.version",
+                          "history.app"):
+                state = "warn" if check == "keyserver.certificate" else "ok"  # it has a day left
+                self.expect(findings, check, state)
+            self.expect(findings, "clock.server", "ok")
+            self.expect(findings, "outside.url", "skip", "--url")
+            self.expect(findings, "apple.portal", "skip", "cannot be seen", "Stop Using")
+            done = daemon.command("doctor")
+            self.assertRegex(done.stdout, r"(?m)^ok    keys\.fetch ")
+            self.assertRegex(done.stdout, r"\n\n\d+ ok, \d+ warn, 0 fail, \d+ skip\n$")
+            self.assertNotIn("\033", done.stdout)
+
+    def expect_quietly(self, daemon, check, part):
+        return any(finding["check"] == check and part in finding["cause"] for finding in self.findings(daemon))
+
+    def test_a_wait_ends_with_a_real_event(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
+            body = self.apple.body(self.apple.notification("account-delete"))
+            sender = threading.Timer(1, daemon.post, [body])
+            sender.start()
+            findings = self.findings(daemon, "--wait", "30")
+            sender.join()
+            self.expect(findings, "apple.event", "ok", "account-delete for com.example.app")
+            self.expect(self.findings(daemon, "--wait", "1"), "apple.event", "fail", "no notification arrived")
+
+
+class TestHere(DoctorCase):
+    def test_configuration(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            text = daemon.config_file.read_text()
+            broken = daemon.directory / "broken.conf"
+            broken.write_text(text + "\nlisten2 = 5;\n")
+            for file, part in ((broken, "listen2"), (daemon.directory / "absent.conf", "No such file")):
+                done = subprocess.run([daemon.program, "doctor", "--json", "--config", file], capture_output=True, text=True,
+                                      check=False)
+                self.assertEqual(done.returncode, 1)
+                self.expect(json.loads(done.stdout)["checks"], "local.configuration", "fail", part, "check-config")
+
+    def test_database_sockets_and_daemon(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            listen = daemon.directory / "notify.sock"
+            os.chmod(listen, 0o600)
+            self.expect(self.findings(daemon), "socket.listen", "warn", "another user cannot connect")
+            os.chmod(daemon.database, 0o644)
+            self.expect(self.findings(daemon), "database.mode", "fail", "every user may read")
+            os.chmod(daemon.database, 0o660)
+            self.expect(self.findings(daemon), "database.mode", "warn", "the group may write")
+            os.chmod(daemon.database, 0o640)
+            if os.getuid() == 0:
+                os.chown(daemon.database, 1, -1)
+                self.expect(self.findings(daemon), "database.mode", "fail", "belongs to user 1")
+                os.chown(daemon.database, 0, -1)
+            daemon.stop()
+            findings = self.findings(daemon)
+            self.expect(findings, "daemon.ready", "fail", "systemctl")
+            self.expect(findings, "socket.listen", "fail", "start the daemon")
+            failed = pathlib.Path(f"{daemon.database}.failed")
+            failed.touch()
+            self.expect(self.findings(daemon), "database.file", "fail", "stopped for a storage error")
+            failed.unlink()
+            wal = pathlib.Path(f"{daemon.database}-wal")
+            with open(wal, "ab") as file:
+                file.truncate(65 << 20)
+            self.expect(self.findings(daemon), "database.wal", "warn", "a reader keeps it")
+            wal.unlink()
+            with open(daemon.database, "r+b") as file:
+                file.seek(4096)
+                file.write(os.urandom(8192))
+            self.expect(self.findings(daemon), "database.content", "fail")
+            daemon.database.unlink()
+            self.expect(self.findings(daemon), "database.file", "fail", "No such file")
+
+    def test_a_full_disk(self):
+        if os.getuid() != 0:
+            self.skipTest("needs root to mount")
+        with tempfile.TemporaryDirectory(prefix="siwa-small-") as small:
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], check=False).returncode:
+                self.skipTest("cannot mount a tmpfs here")
+            try:
+                settings = self.settings(database=f"{small}/outbox.db")
+                with Daemon(self.apple, settings=settings) as daemon:
+                    self.expect(self.findings(daemon), "database.disk", "fail", "make room")
+                    self.expect(self.findings(daemon), "daemon.check", "fail", "disk")
+                    subprocess.run(["mount", "-o", "remount,ro", small], check=False)
+                    if os.statvfs(small).f_flag & os.ST_RDONLY:
+                        self.expect(self.findings(daemon), "database.disk", "fail", "read-only")
+                        subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+            finally:
+                subprocess.run(["umount", "-l", small], check=True)
+
+    def test_clock(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
+            library = harness.fake_time_library()
+            for moved, check, state, part in (("@2018-06-01 00:00:00", "clock.set", "fail", "before 2019"),
+                                              ("+30s", "clock.server", "warn", "ahead"),
+                                              ("+2h", "clock.server", "fail", "ahead")):
+                findings = self.findings(daemon, environment={"LD_PRELOAD": library, "FAKETIME": moved})
+                self.expect(findings, check, state, part)
+            findings = self.findings(daemon, environment={"LD_PRELOAD": library, "FAKETIME": "+15d"})
+            self.expect(findings, "keys.age", "fail", "days old")
+            findings = self.findings(daemon, environment={"LD_PRELOAD": library, "FAKETIME": "+30h"})
+            self.expect(findings, "keys.age", "warn", "hours ago")
+
+    def test_keys(self):
+        for changes, check, part in (
+                ({"key_url": self.key_server.url("/live", "down")}, "keys.fetch", "unreachable"),
+                ({"key_url": self.key_server.url("/live", "other_host")}, "keyserver.certificate", "not for 127.0.0.1"),
+                ({"key_url": self.key_server.url("/live", "wrong_ca")}, "keyserver.chain", "does not trust"),
+                ({"key_url": self.key_server.url("/live", "expired")}, "keyserver.certificate", "expired"),
+                ({"key_url": self.key_server.url("/html")}, "keys.fetch", "no key set")):
+            with Daemon(self.apple, settings=self.settings(**changes)) as daemon:
+                findings = self.findings(daemon)
+                self.expect(findings, check, "fail", part)
+                self.expect(findings, "keys.age", "fail", "ever fetched")
+                self.expect(findings, "daemon.check", "fail", "keys")
+                self.expect(findings, "daemon.ready", "fail", "not ready")
+        with Daemon(self.apple) as daemon:  # keys = "file:…"
+            settings = {"key_url": self.key_server.url("/live"), "ca_file": str(self.key_server.ca_file)}
+            daemon.settings.update(settings)
+            self.expect(self.findings(daemon), "keys.source", "fail", "whoever may write it")
+            self.expect(self.findings(daemon, "--test-setup"), "keys.source", "warn", "whoever may write it")
+
+    def test_version_skew(self):
+        with tempfile.TemporaryDirectory(prefix="siwa-skew-") as folder:
+            other = socket.socket(socket.AF_UNIX)
+            other.bind(f"{folder}/control.sock")
+            other.listen(8)
+            stop = threading.Event()
+
+            def answer():
+                while not stop.is_set():
+                    with contextlib.suppress(OSError):
+                        connection = other.accept()[0]
+                        with connection:
+                            if connection.recv(4096):
+                                body = '{"version": "99.9.9", "refresh": {"why": "no route to Apple"}}'
+                                connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n"
+                                                   f"Connection: close\r\n\r\n{body}".encode())
+            thread = threading.Thread(target=answer, daemon=True)
+            thread.start()
+            with Daemon(self.apple, settings=self.settings()) as daemon:
+                daemon.settings["control"] = f"unix:{folder}/control.sock"
+                findings = self.findings(daemon)
+                self.expect(findings, "daemon.version", "warn", "99.9.9", "restart")
+                self.expect(findings, "daemon.refresh", "warn", "no route to Apple")
+            stop.set()
+            other.close()
+
+    def test_history(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            findings = self.findings(daemon)
+            self.expect(findings, "history.app", "warn", "nothing for com.example.app was ever accepted", "--url")
+            self.expect(findings, "history.outcome", "warn", "no request reached the daemon")
+            wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
+            for _ in range(3):
+                daemon.post(self.apple.body(self.apple.notification(aud="com.example.forgotten")))
+            daemon.post("{}")
+            daemon.stop()
+            findings = self.findings(daemon)
+            today = time.strftime("%Y-%m-%d", time.gmtime())
+            self.expect(findings, "history.audience", "warn", f"3 notifications for com.example.forgotten since {today}",
+                        "add it to `apps`")
+            self.expect(findings, "history.outcome", "warn", "bad_body: 1 today", "proxy")
+
+
+class TestOutside(DoctorCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        harness.need("nginx")
+        cls.daemon = Daemon(cls.apple, settings={"keys": "url", "key_url": cls.key_server.url("/live"),
+                                                 "ca_file": str(cls.key_server.ca_file)})
+        cls.daemon.__enter__()
+        cls.addClassCleanup(cls.daemon.__exit__, None, None, None)
+        folder = tempfile.TemporaryDirectory(prefix="siwa-edge-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.edge = Edge(folder.name, cls.daemon.address)
+        cls.edge.launch()
+        cls.addClassCleanup(cls.edge.end, 15)
+
+    def outside(self, fault, path=PATH, url=None):
+        return self.findings(self.daemon, "--ca-file", str(self.edge.ca_file), "--url", url or self.edge.url(fault, path))
+
+    def test_all_in_order(self):
+        findings = self.outside("good")
+        for check in ("outside.path", "outside.tls", "outside.chain", "outside.certificate", "outside.tls12",
+                      "outside.old_tls", "outside.get", "outside.post", "outside.time", "outside.large_body"):
+            self.expect(findings, check, "ok")
+        self.expect(findings, "outside.ipv4", "warn", "127.0.0.1 answers", "public address")
+
+    def test_faults_of_tls(self):
+        for fault, check, state, part in (
+                ("incomplete", "outside.chain", "fail", "fullchain.pem"),
+                ("expired", "outside.certificate", "fail", "expired"),
+                ("expired", "outside.chain", "fail", "expired"),
+                ("stranger", "outside.chain", "fail", "does not trust"),
+                ("sha1", "outside.chain", "fail", "SHA-2"),
+                ("other_host", "outside.certificate", "fail", "not for localhost"),
+                ("old", "outside.tls", "fail", "TLS 1.2 and 1.3"),
+                ("too_old", "outside.old_tls", "warn", "TLSv1.1")):
+            with self.subTest(fault=fault, check=check):
+                self.expect(self.outside(fault), check, state, part)
+
+    def test_tls_12_refused(self):
+        """A server that speaks 1.3 only, below nginx's floor of configuration."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.edge.chains["good"])
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def serve():
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                with contextlib.suppress(OSError, ssl.SSLError), connection, \
+                        context.wrap_socket(connection, server_side=True) as stream:
+                    stream.recv(4096)
+                    stream.sendall(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        threading.Thread(target=serve, daemon=True).start()
+        findings = self.outside(None, url=f"https://localhost:{listener.getsockname()[1]}{PATH}")
+        listener.close()
+        self.expect(findings, "outside.tls12", "fail", "TLS 1.2 is refused")
+
+    def test_faults_of_http(self):
+        for fault, check, state, part in (
+                ("redirect", "outside.get", "fail", "redirected"),
+                ("redirect", "outside.post", "fail", "elsewhere.example"),
+                ("small", "outside.large_body", "fail", "client_max_body_size"),
+                ("password", "outside.post", "fail", "authentication"),
+                ("changed", "outside.post", "fail", "another body"),
+                ("no_post", "outside.post", "fail", "403"),
+                ("nobody", "outside.post", "fail", "502"),
+                ("somebody", "outside.get", "warn", "who answers"),
+                ("only_elsewhere", "outside.post", "fail", "404")):
+            with self.subTest(fault=fault, check=check):
+                self.expect(self.outside(fault), check, state, part)
+
+    def test_wrong_addresses(self):
+        self.expect(self.outside("good", "/wrong"), "outside.path", "warn", "/wrong", PATH)
+        self.expect(self.outside("good", "/wrong"), "outside.post", "fail", "404")
+        for url, check, part in (("http://localhost/x", "outside.url", "https:// only"),
+                                 ("nonsense", "outside.url", "https://HOST/PATH"),
+                                 (f"https://name.invalid{PATH}", "outside.name", "has no address"),
+                                 (f"https://127.0.0.1:{self.key_server.ports['down']}{PATH}", "outside.ipv4",
+                                  "cannot be reached")):
+            with self.subTest(url=url):
+                self.expect(self.outside(None, url=url), check, "fail", part)
+
+
+if __name__ == "__main__":
+    unittest.main()
