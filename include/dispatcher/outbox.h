@@ -136,6 +136,12 @@ struct outbox_row {
 int outbox_reader_rows(struct outbox_reader *reader, int64_t after, unsigned limit,
                        bool (*on_row)(void *context, const struct outbox_row *row), void *context);
 
+/* The body of the notification that a row came in, byte for byte, newly allocated, the caller's to
+ * free; NULL where it was removed. All rows of one body share ret_raw_id, and were committed one
+ * after the other. 0, -ENOENT where there is no such row, or -errno as above. */
+int outbox_reader_raw(struct outbox_reader *reader, int64_t id, int64_t *ret_raw_id,
+                      char **ret_body, size_t *ret_bytes);
+
 /* The view `outbox_state`. */
 struct outbox_state {
     int64_t generation, pruned_through, last_id;

@@ -2,8 +2,13 @@
  * control: what the commands and consumers ask of the running daemon, over a unix socket.
  *
  * HTTP with JSON below /v1/; an error is application/problem+json (RFC 7807). Who may open the
- * socket may read; who changes something must be root or the daemon's user (SO_PEERCRED).
+ * socket may read; who changes something must be root or the daemon's user (SO_PEERCRED), or, to
+ * acknowledge, the user of that consumer.
  *
+ *   GET  /v1/events          the rows after a cursor; waits for the next one if told to
+ *   GET  /v1/consumers       how far each consumer is
+ *   POST /v1/consumers/NAME/ack    {"through": ID}
+ *   POST /v1/consumers/NAME/seek   {"to": ID}: by root and the daemon's user only
  *   GET  /v1/keys            the keys as control_keys_json gives them
  *   POST /v1/keys/refresh    fetches the key set now; answers when the attempt is over
  *   POST /v1/keys/distrust   {"kid": "…"}: never trusted again, at once and after restarts
@@ -14,6 +19,7 @@
 
 #include <stdint.h>
 
+#include "dispatcher/consumers.h"
 #include "keys/key_cache.h"
 #include "keys/refresher.h"
 #include "listener/health.h"
@@ -23,29 +29,50 @@
 #define CONTROL_CONNECTIONS     128
 #define CONTROL_REFRESH_WAIT_MS 15000 /* an attempt in flight, and one more, with room to spare */
 
+/* Of GET /v1/events. An answer ends early, with at least one row, where it grows beyond so many
+ * bytes. */
+#define CONTROL_EVENTS_LIMIT     100 /* where the request names none */
+#define CONTROL_EVENTS_LIMIT_MAX 1000
+#define CONTROL_EVENTS_WAIT_S    60 /* the longest */
+#define CONTROL_EVENTS_BYTES     (1024 * 1024)
+
 #define CONTROL_TYPE_JSON    "application/json"
 #define CONTROL_TYPE_PROBLEM "application/problem+json"
 
 struct control;
 
 struct control_settings {
-    struct health *health; /* these three borrowed */
+    struct health *health; /* all but the last borrowed */
     struct key_cache *key_cache;
     struct refresher *refresher;
-    const char *version; /* copied */
+    struct consumers *consumers;
+    struct writer *writer;
+    struct outbox_reader *reader; /* of the loop's thread while the loop runs */
+    struct http_loop *loop;       /* that serves it; may be NULL until the first request */
+    const char *version;          /* copied */
 };
 
 /* 0 or -errno. Main thread. */
 int control_new(const struct control_settings *settings, struct control **ret_control);
 
-/* After the loop that serves it. NULL is allowed. */
+/* After the loop that serves it, and after the writer has stopped. NULL is allowed. */
 void control_free(struct control *control);
 
 /* The service for http_loop_serve, with pending_by_suspend, whose context is the control. */
 extern const struct http_service control_service;
 
+/* Something was committed: whoever waits for rows is looked at soon. Costs next to nothing while
+ * nobody waits. Any thread. */
+void control_committed(struct control *control);
+
 /* Waiting requests are looked at in on_tick, four times a second; http_loop_wake on the loop when a
  * refresh attempt is over makes it sooner. */
+
+/* How far the consumers are at now_ms: {"consumers": [{"name", "configured", "position",
+ * "lag_rows", "lag_s", "added_ms", "acknowledged_ms"}], "last_id", "pruned_through"}; see
+ * consumers_list. 0 with a new reference, or -errno. The reader's thread. */
+int control_consumers_json(struct consumers *consumers, struct outbox_reader *reader,
+                           int64_t now_ms, struct json_t **ret_json);
 
 /* How a key of the snapshot stands at now_s: "current", "grace" (left the published set, but is
  * still trusted), "old" (verifies for quarantine only), "distrusted". Static string. Any thread. */

@@ -125,6 +125,9 @@ const char *http_request_path(const struct http_request *request); /* as sent, w
 /* The first query argument of this name, percent-decoded (`+` stays `+`), or NULL. Of a target at
  * most 512 bytes and 16 arguments are read. */
 const char *http_request_query(const struct http_request *request, const char *name);
+/* The same by number, in the order of the target; false beyond the last. */
+bool http_request_query_at(const struct http_request *request, size_t index, const char **ret_name,
+                           const char **ret_value);
 /* In on_body and while pending in on_body's call only; copy what is needed longer. */
 const char *http_request_body(const struct http_request *request, size_t *ret_bytes);
 /* The peer of a unix socket by SO_PEERCRED; false for TCP. */

@@ -11,7 +11,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/event_json.h"
+#include "listener/event_json.h"
 #include "cli/moment.h"
 #include "dispatcher/outbox.h"
 #include "support/config.h"

@@ -65,6 +65,7 @@ struct serve {
     struct key_cache *keys;
     struct outbox *outbox;
     struct consumers *consumers;
+    struct outbox_reader *reader; /* of the reader's loop while it runs */
     struct http_loop *notify_loop, *reader_loop;
     struct http_server *notify_server, *monitor_server, *control_server;
     int notify_fd, monitor_fd, control_fd;
@@ -95,6 +96,8 @@ static void on_committed(void *context)
 {
     struct serve *serve = context;
     http_loop_wake(serve->notify_loop);
+    if (serve->control) /* nothing is committed for anybody before it is there */
+        control_committed(serve->control);
 }
 
 static void on_fatal(void *context)
@@ -344,6 +347,16 @@ static int open_consumers(struct serve *serve)
     return 0;
 }
 
+static int open_reader(struct serve *serve)
+{
+    char why[OUTBOX_WHY_BYTES] = "";
+    int error = outbox_reader_open(serve->config->database, &serve->reader, why);
+
+    if (error)
+        snprintf(serve->why, sizeof(serve->why), "%s", why);
+    return error ? refuse(serve, error, "cannot read the outbox") : 0;
+}
+
 static int start_writer(struct serve *serve)
 {
     struct writer_settings settings = {
@@ -449,6 +462,10 @@ static int make_services(struct serve *serve)
         error = control_new(&(struct control_settings){.health = serve->health,
                                                        .key_cache = serve->keys,
                                                        .refresher = serve->refresher,
+                                                       .consumers = serve->consumers,
+                                                       .writer = serve->writer,
+                                                       .reader = serve->reader,
+                                                       .loop = serve->reader_loop,
                                                        .version = SIWA_VERSION},
                             &serve->control);
     return error ? refuse(serve, error, "cannot prepare the listeners") : 0;
@@ -530,6 +547,8 @@ static int serve_up(struct serve *serve)
     if (!error)
         error = open_consumers(serve);
     if (!error)
+        error = open_reader(serve);
+    if (!error)
         error = open_keys(serve);
     if (!error)
         error = start_writer(serve);
@@ -606,6 +625,7 @@ static int serve_down(struct serve *serve)
     health_free(serve->health);
     ingress_free(serve->ingress);
     consumers_free(serve->consumers);
+    outbox_reader_close(serve->reader);
     error = outbox_close(serve->outbox, why);
     if (error)
         log_event(error == -EBUSY ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR,

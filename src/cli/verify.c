@@ -9,7 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/event_json.h"
+#include "listener/event_json.h"
 #include "cli/moment.h"
 #include "dispatcher/policy.h"
 #include "keys/fetch.h"

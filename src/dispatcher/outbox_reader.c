@@ -10,6 +10,7 @@
 
 enum reader_statement {
     READER_ROWS,
+    READER_RAW,
     READER_STATE,
     READER_APPS,
     READER_DAYS,
@@ -19,6 +20,8 @@ enum reader_statement {
 
 static const char *const statement_texts[READER_STATEMENTS] = {
     [READER_ROWS] = OUTBOX_POLL_SQL,
+    [READER_RAW] = "SELECT raw_id, body FROM events LEFT JOIN raw ON raw.id = raw_id "
+                   "WHERE events.id = ?1",
     [READER_STATE] = "SELECT generation, pruned_through, last_id FROM outbox_state",
     [READER_APPS] = "SELECT client_id, last_accepted_ms FROM apps",
     [READER_DAYS] = "SELECT day, what, name, client_id, count FROM days WHERE day >= ?1 "
@@ -168,6 +171,41 @@ int outbox_reader_rows(struct outbox_reader *reader, int64_t after, unsigned lim
     }
     sqlite3_reset(statement);
     return code == SQLITE_ROW || code == SQLITE_DONE ? count : outbox_reader_error(code);
+}
+
+static int read_raw(sqlite3_stmt *statement, int64_t *ret_raw_id, char **ret_body,
+                    size_t *ret_bytes)
+{
+    const void *body = sqlite3_column_blob(statement, 1); /* NULL also where it is empty */
+    size_t bytes = (size_t)sqlite3_column_bytes(statement, 1);
+    char *copy = NULL;
+
+    if (body) {
+        copy = malloc(bytes);
+        if (!copy)
+            return -ENOMEM;
+        memcpy(copy, body, bytes);
+    }
+    *ret_raw_id = sqlite3_column_int64(statement, 0);
+    *ret_body = copy;
+    *ret_bytes = copy ? bytes : 0;
+    return 0;
+}
+
+int outbox_reader_raw(struct outbox_reader *reader, int64_t id, int64_t *ret_raw_id,
+                      char **ret_body, size_t *ret_bytes)
+{
+    sqlite3_stmt *statement = reader->statements[READER_RAW];
+    int code, error;
+
+    sqlite3_bind_int64(statement, 1, id);
+    code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        error = read_raw(statement, ret_raw_id, ret_body, ret_bytes);
+    else
+        error = code == SQLITE_DONE ? -ENOENT : outbox_reader_error(code);
+    sqlite3_reset(statement);
+    return error;
 }
 
 int outbox_reader_state(struct outbox_reader *reader, struct outbox_state *ret_state)

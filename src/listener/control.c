@@ -16,6 +16,11 @@
 
 const struct problem problem_request = {"bad-request", 400, "The request cannot be understood"};
 const struct problem problem_draining = {"shutting-down", 503, "The daemon is shutting down"};
+const struct problem problem_consumer = {"no-such-consumer", 404,
+                                         "No consumer of this name is configured"};
+const struct problem problem_pruned = {"rows-pruned", 410, "Rows above the cursor were removed"};
+const struct problem problem_database = {"database-unavailable", 503,
+                                         "The database cannot be read now"};
 static const struct problem problem_not_found = {"not-found", 404, "There is no such resource"};
 static const struct problem problem_method = {"method-not-allowed", 405,
                                               "The resource does not have this method"};
@@ -123,7 +128,10 @@ static void forget(struct control *control, struct control_waiting *waiting)
 static void look_after_waiting(struct control *control, int64_t now_ms)
 {
     bool draining = control->waiting && health_draining(control->settings.health);
+    struct control_poll_pass pass;
 
+    control_collect_changes(control);
+    control_events_begin_pass(control, &pass);
     for (struct control_waiting *waiting = control->waiting, *next; waiting; waiting = next) {
         struct http_request *request = waiting->request;
 
@@ -133,17 +141,22 @@ static void look_after_waiting(struct control *control, int64_t now_ms)
         http_request_set_user(request, NULL);
         forget(control, waiting);
     }
+    control_events_end_pass(control);
 }
 
 /* ---- routes ---- */
 
-/* Without credentials of the peer, nobody is permitted. */
-static bool by_operator(struct control *control, struct http_request *request)
+bool control_is_operator(const struct http_request *request)
 {
     uid_t uid;
     pid_t pid;
 
-    if (http_request_peer(request, &uid, &pid) && (uid == 0 || uid == geteuid()))
+    return http_request_peer(request, &uid, &pid) && (uid == 0 || uid == geteuid());
+}
+
+static bool by_operator(struct control *control, struct http_request *request)
+{
+    if (control_is_operator(request))
         return true;
     control_answer_problem(control, request, &problem_permission,
                            "ask again as root or as the user that the daemon runs as");
@@ -151,7 +164,7 @@ static bool by_operator(struct control *control, struct http_request *request)
 }
 
 static const struct route {
-    const char *path;
+    const char *path; /* where `*` stands for one part of it */
     enum http_method method;
     /* Whether this peer may: answers where it may not. NULL: whoever may open the socket. */
     bool (*permits)(struct control *control, struct http_request *request);
@@ -161,14 +174,30 @@ static const struct route {
     {"/v1/keys/refresh", HTTP_METHOD_POST, by_operator, control_post_refresh},
     {"/v1/keys/distrust", HTTP_METHOD_POST, by_operator, control_post_distrust},
     {"/v1/state", HTTP_METHOD_GET, NULL, control_get_state},
+    {"/v1/events", HTTP_METHOD_GET, NULL, control_get_events},
+    {"/v1/consumers", HTTP_METHOD_GET, NULL, control_get_consumers},
+    {"/v1/consumers/*/ack", HTTP_METHOD_POST, control_by_consumer, control_post_ack},
+    {"/v1/consumers/*/seek", HTTP_METHOD_POST, by_operator, control_post_seek},
 };
+
+static bool path_matches(const char *pattern, const char *path)
+{
+    while (*pattern && *pattern != '*' && *pattern == *path) {
+        pattern++;
+        path++;
+    }
+    if (*pattern != '*')
+        return *pattern == *path;
+    size_t part = strcspn(path, "/");
+    return part > 0 && strcmp(pattern + 1, path + part) == 0;
+}
 
 static const struct route *route_of(const struct http_request *request)
 {
     const char *path = http_request_path(request);
 
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++)
-        if (strcmp(routes[i].path, path) == 0)
+        if (path_matches(routes[i].path, path))
             return &routes[i];
     return NULL;
 }
@@ -256,6 +285,7 @@ int control_new(const struct control_settings *settings, struct control **ret_co
 
     if (!control)
         return -ENOMEM;
+    (void)pthread_mutex_init(&control->lock, NULL); /* never fails with default attributes */
     control->settings = *settings;
     control->version = strdup(settings->version);
     control->started_ms = clock_wall_ms();
@@ -275,6 +305,8 @@ void control_free(struct control *control)
         return;
     while (control->waiting)
         forget(control, control->waiting);
+    control_collect_changes(control);
+    (void)pthread_mutex_destroy(&control->lock);
     http_reply_free(control->out_of_memory);
     free(control->version);
     free(control);

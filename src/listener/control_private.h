@@ -6,6 +6,7 @@
 #define SIWA_LISTENER_CONTROL_PRIVATE_H
 
 #include <jansson.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "listener/control.h"
@@ -22,6 +23,9 @@ struct problem {
 
 extern const struct problem problem_request; /* 400: the request cannot be understood */
 extern const struct problem problem_draining;
+extern const struct problem problem_consumer; /* 404: no consumer of this name */
+extern const struct problem problem_pruned;   /* 410: rows above a cursor were removed */
+extern const struct problem problem_database; /* 503: it cannot be read */
 
 /* Answers 200 with a JSON value, whose reference is taken; NULL stands for memory that is out. */
 void control_answer_ok(struct control *control, struct http_request *request, json_t *value);
@@ -60,6 +64,16 @@ struct control_waiting {
 /* Adds to those that wait, with request, look and forget set. */
 void control_wait(struct control *control, struct control_waiting *waiting);
 
+/* What the polls of one pass share. */
+struct control_poll_pass {
+    bool state_read;
+    int64_t last_id;
+    struct http_reply *reply; /* to the last poll that rows were found for, and what it asked */
+    int64_t after;
+    unsigned limit;
+    bool raw;
+};
+
 /* ---- the control itself ---- */
 
 struct control {
@@ -69,6 +83,14 @@ struct control {
     int64_t started_mono_ms;
     struct control_waiting *waiting;  /* at most one for each connection */
     struct http_reply *out_of_memory; /* made when there still was some */
+
+    /* of control_events.c */
+    atomic_uint polls;              /* that wait for rows */
+    struct control_poll_pass *pass; /* while all that wait are looked at */
+
+    /* of control_consumers.c: changes that the writer is done with */
+    pthread_mutex_t lock;
+    struct control_change *done;
 };
 
 /* The key set as it is now, as control_keys_json gives it. */
@@ -79,5 +101,24 @@ void control_get_keys(struct control *control, struct http_request *request);
 void control_post_refresh(struct control *control, struct http_request *request);
 void control_post_distrust(struct control *control, struct http_request *request);
 void control_get_state(struct control *control, struct http_request *request);
+void control_get_events(struct control *control, struct http_request *request);
+void control_get_consumers(struct control *control, struct http_request *request);
+void control_post_ack(struct control *control, struct http_request *request);
+void control_post_seek(struct control *control, struct http_request *request);
+
+/* Whether the peer may acknowledge for the consumer that the path names; answers where it may not.
+ */
+bool control_by_consumer(struct control *control, struct http_request *request);
+
+/* Whether the peer is root or the daemon's user; where not, or where nothing is known of it, false.
+ */
+bool control_is_operator(const struct http_request *request);
+
+/* Answers those whose change the writer is done with. */
+void control_collect_changes(struct control *control);
+
+/* Around a look at all that wait: what several polls have in common is read and written once. */
+void control_events_begin_pass(struct control *control, struct control_poll_pass *pass);
+void control_events_end_pass(struct control *control);
 
 #endif

@@ -362,6 +362,16 @@ const char *http_request_query(const struct http_request *request, const char *n
     return NULL;
 }
 
+bool http_request_query_at(const struct http_request *request, size_t index, const char **ret_name,
+                           const char **ret_value)
+{
+    if (index >= request->query_count)
+        return false;
+    *ret_name = request->queries[index].name;
+    *ret_value = request->queries[index].value;
+    return true;
+}
+
 const char *http_request_body(const struct http_request *request, size_t *ret_bytes)
 {
     *ret_bytes = request->body ? request->body_bytes : 0;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "cli/call.h"
+#include "dispatcher/consumers.h"
 #include "keys/fetch.h"
 #include "listener/health.h"
 #include "signer.h"
@@ -32,6 +33,8 @@ struct rooms {
     struct config_address address;
     struct metrics *metrics;
     struct outbox *outbox;
+    struct consumers *consumers;
+    struct outbox_reader *reader;
     struct writer *writer;
     struct key_cache *keys;
     struct refresher *refresher;
@@ -39,6 +42,10 @@ struct rooms {
     struct health *health;
     int fd;
 };
+
+static const struct config_consumer rooms_consumers[] = {{.name = "accounts", .user = "nobody"},
+                                                         {.name = "mailer"}};
+static const struct config rooms_config = {.consumers = rooms_consumers, .consumer_count = 2};
 
 static inline int rooms_remove_entry(const char *path, const struct stat *file, int kind,
                                      struct FTW *ftw)
@@ -99,6 +106,8 @@ static inline void rooms_make(struct rooms *rooms, const char *set)
     ck_assert_int_eq(metrics_new(&rooms->metrics), 0);
     ck_assert_msg(outbox_open(rooms->database, clock_wall_ms(), &rooms->outbox, why) == 0, "%s",
                   why);
+    ck_assert_int_eq(consumers_new(&rooms_config, &rooms->consumers), 0);
+    ck_assert_msg(outbox_reader_open(rooms->database, &rooms->reader, why) == 0, "%s", why);
     ck_assert_int_eq(key_cache_new_empty(rooms->keys_file, &rooms->keys), 0);
     ck_assert_int_eq(http_loop_new("notify", &rooms->notify_loop), 0);
     ck_assert_int_eq(http_loop_new("reader", &rooms->reader_loop), 0);
@@ -153,9 +162,13 @@ static inline void rooms_run(struct rooms *rooms)
     ck_assert_int_eq(http_loop_start(rooms->reader_loop), 0);
 }
 
-/* Ends the loops; then the test frees what it served, and then rooms_remove the rest. */
+/* Ends the loops and the writer; then the test frees what it served, and then rooms_remove the
+ * rest. */
 static inline void rooms_stop(struct rooms *rooms)
 {
+    http_loop_stop(rooms->reader_loop);
+    http_loop_stop(rooms->notify_loop);
+    writer_stop(rooms->writer);
     http_loop_free(rooms->reader_loop);
     http_loop_free(rooms->notify_loop);
 }
@@ -166,8 +179,9 @@ static inline void rooms_remove(struct rooms *rooms)
 
     health_free(rooms->health);
     refresher_stop(rooms->refresher);
-    writer_stop(rooms->writer);
     writer_free(rooms->writer);
+    consumers_free(rooms->consumers);
+    outbox_reader_close(rooms->reader);
     (void)outbox_close(rooms->outbox, why);
     key_cache_free(rooms->keys);
     metrics_free(rooms->metrics);

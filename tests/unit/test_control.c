@@ -34,6 +34,10 @@ static void start(const char *set)
     const struct control_settings settings = {.health = rooms.health,
                                               .key_cache = rooms.keys,
                                               .refresher = rooms.refresher,
+                                              .consumers = rooms.consumers,
+                                              .writer = rooms.writer,
+                                              .reader = rooms.reader,
+                                              .loop = rooms.reader_loop,
                                               .version = "1.2.3"};
     ck_assert_int_eq(control_new(&settings, &control), 0);
 }

@@ -1,8 +1,9 @@
 /*
- * event_json: a row of the outbox as the JSON object that commands print.
+ * event_json: a row of the outbox as the JSON object that commands print and the control socket
+ * answers.
  */
-#ifndef SIWA_CLI_EVENT_JSON_H
-#define SIWA_CLI_EVENT_JSON_H
+#ifndef SIWA_LISTENER_EVENT_JSON_H
+#define SIWA_LISTENER_EVENT_JSON_H
 
 #include <jansson.h>
 

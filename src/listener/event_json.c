@@ -1,4 +1,4 @@
-#include "cli/event_json.h"
+#include "listener/event_json.h"
 
 static int add_text(json_t *object, const char *name, const char *text)
 {
