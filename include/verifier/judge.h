@@ -49,6 +49,9 @@ struct judge_rules {
     int64_t leeway_s; /* both ways, 0 to 86400 */
 };
 
+/* Whether iss is one of the issuers. Pure; any thread. */
+bool judge_issuer_known(const struct judge_rules *rules, const char *iss);
+
 /* Why something that Apple signed goes to quarantine. Of several reasons one is given, what casts
  * more doubt first: OLD_KEY, UNKNOWN_ISSUER, EVENTS_UNCLEAR (and then VERDICT_FROM_FUTURE),
  * EXPIRED. So EXPIRED says that nothing but its age stands against a notification, and no setting

@@ -19,7 +19,7 @@ const char *quarantine_reason_label(enum quarantine_reason reason)
                              : QUARANTINE_REASON_NONE];
 }
 
-static bool issuer_known(const struct judge_rules *rules, const char *iss)
+bool judge_issuer_known(const struct judge_rules *rules, const char *iss)
 {
     for (size_t i = 0; i < rules->issuer_count; i++)
         if (strcmp(rules->issuers[i], iss) == 0)
@@ -45,7 +45,7 @@ static enum verdict judge_claims(const struct judge_rules *rules, enum key_trust
         return VERDICT_WRONG_AUDIENCE;
     if (trust != KEY_TRUST_FULL)
         return quarantine(QUARANTINE_REASON_OLD_KEY, judgement);
-    if (!issuer_known(rules, notification->iss))
+    if (!judge_issuer_known(rules, notification->iss))
         return quarantine(QUARANTINE_REASON_UNKNOWN_ISSUER, judgement);
     if (notification->event_count == 0)
         return quarantine(QUARANTINE_REASON_EVENTS_UNCLEAR, judgement);
