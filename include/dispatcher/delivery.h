@@ -19,12 +19,13 @@ struct delivery {
     struct delivery *next; /* for whichever queue holds it */
 
     /* what is to be stored */
-    struct judgement judgement; /* ACCEPTED, or QUARANTINED with its reason */
+    struct judgement judgement; /* ACCEPTED, QUARANTINED with its reason, or to be deferred */
     struct policy *policy;      /* a reference; app points into it */
     const struct config_app *app;
     char *raw; /* the body as it came, raw_bytes long, owned */
     size_t raw_bytes;
     int64_t received_at_ms;
+    uint64_t refreshes; /* to be deferred: of the keys, since start, when it was judged */
 
     /* for the one who submits; the writer never looks */
     void *request;
@@ -33,12 +34,15 @@ struct delivery {
     bool refused; /* private to the writer: left out of its batch */
 
     /* what became of it; set by the writer. ACCEPTED, DUPLICATE, IGNORED, QUARANTINED (stored
-     * apart), EXPIRED (late = "reject"), BUSY (the quarantine is full), STORE_FAILED, or INTERNAL
-     * where this one cannot be stored and others can. */
+     * apart), EXPIRED (late = "reject"), BUSY (the quarantine is full), DEFERRED (kept until keys
+     * arrive), KID_UNKNOWN or NO_KEYS (no room for that), STORE_FAILED, or INTERNAL where this one
+     * cannot be stored and others can. */
     enum verdict verdict;
     int64_t first_id; /* of the rows stored, 0 where none */
     unsigned rows;
-    uint32_t stored; /* bit N: event number N of the notification became a row */
+    uint32_t stored;    /* bit N: event number N of the notification became a row */
+    bool kept;          /* DEFERRED: now, and not before already */
+    unsigned displaced; /* DEFERRED: others that had to make room for it */
 };
 
 /* A delivery that takes over the judgement (which is left empty) and a copy of the body. NULL when

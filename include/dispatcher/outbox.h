@@ -65,6 +65,14 @@ enum outbox_error {
     OUTBOX_ERROR_FATAL /* fsync, IOERR, CORRUPT, NOTADB: no 200 any more, exit, restart, recover */
 };
 
+/* What is stored apart from the events, as of the last commit. */
+struct outbox_apart {
+    int64_t quarantine_rows, quarantine_bytes;
+    int64_t deferred_rows, deferred_bytes;
+};
+/* Writer thread, or before it starts. */
+struct outbox_apart outbox_apart(const struct outbox *outbox);
+
 /* One group commit: outbox_begin; outbox_add for each delivery, which sets its verdict as it will
  * be true once committed, rows and first_id; outbox_commit. After any error the transaction is
  * rolled back by outbox_rollback, and nothing that was added may be answered with its verdict. A
@@ -73,7 +81,8 @@ enum outbox_error {
  * The order is identity, lateness, policy: an event that was stored before is a duplicate even
  * when its token has expired or its app now ignores it; one that is new but came with an expired
  * token follows policy_late; one whose type the app ignores leaves no trace. Of several events the
- * strongest counts: ACCEPTED, DUPLICATE, IGNORED. QUARANTINED means that the body stands in the
+ * strongest counts: ACCEPTED, DUPLICATE, IGNORED. What no known key could verify goes by
+ * deferral_keep (dispatcher/deferral.h). QUARANTINED means that the body stands in the
  * quarantine (once, however often the token came), BUSY that the quarantine is full, EXPIRED that
  * late is "reject". */
 enum outbox_error outbox_begin(struct outbox *outbox);

@@ -39,6 +39,7 @@ struct writer_state {
     bool fatal;
     char why[OUTBOX_WHY_BYTES]; /* with failing or fatal */
     uint64_t commits, rows;
+    struct outbox_apart apart; /* as of the last commit */
 };
 
 /* Starts the thread. 0 or -errno. */

@@ -60,7 +60,8 @@ struct refresher_settings {
 struct refresher_state {
     enum fetch_result last_result; /* of the last attempt; FETCH_RESULT_INTERNAL where none was */
     char last_why[FETCH_WHY_BYTES];
-    uint64_t attempts; /* since start; grows when an attempt ends */
+    uint64_t attempts;  /* since start; grows when an attempt ends */
+    uint64_t successes; /* of them; grows after the set was taken into the cache */
     uint64_t demand_attempts;
     int64_t last_attempt_ms; /* wall clock; 0 where none was */
     int64_t next_scheduled_in_ms;

@@ -21,6 +21,8 @@
 
 #define INGRESS_HELD_MAX 64   /* requests that wait for keys */
 #define INGRESS_HELD_MS  5000 /* how long they wait at the most */
+#define INGRESS_DEFERRING_MAX \
+    64 /* on their way to be deferred at once: a flood of them must not fill the queue */
 #define INGRESS_COMMIT_MS \
     3000 /* a commit that takes longer is answered 503; the event may still land */
 #define INGRESS_AUDIENCES_MAX \
@@ -38,8 +40,8 @@ struct ingress_settings {
 };
 
 /* Makes an ingress; 0 or -errno. Registers siwa_notifications_total, siwa_events_total,
- * siwa_last_accepted_timestamp_seconds and siwa_http_refused_total, with a series for every
- * configured app. Main thread, before the loop starts. */
+ * siwa_last_accepted_timestamp_seconds, siwa_deferred_total and siwa_http_refused_total, with a
+ * series for every configured app. Main thread, before the loop starts. */
 int ingress_new(const struct ingress_settings *settings, struct ingress **ret_ingress);
 
 /* Releases an ingress whose loop is gone; NULL is allowed. Deliveries that the writer still holds

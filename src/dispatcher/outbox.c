@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dispatcher/deferral.h"
 #include "dispatcher/policy.h"
 #include "outbox_internal.h"
 
@@ -85,6 +86,11 @@ int outbox_key_check(struct identity_key *key, unsigned char ret_check[IDENTITY_
     return identity_of_bytes(key, text, sizeof text, ret_check);
 }
 
+struct outbox_apart outbox_apart(const struct outbox *outbox)
+{
+    return outbox->committed.apart;
+}
+
 enum outbox_error outbox_begin(struct outbox *outbox)
 {
     if (outbox->failed)
@@ -149,8 +155,7 @@ static enum outbox_error insert_seen(struct outbox *outbox, const struct deliver
     return error;
 }
 
-/* Whether a statement that was bound gives a row. */
-static enum outbox_error finds(struct outbox *outbox, sqlite3_stmt *statement, bool *ret_found)
+enum outbox_error outbox_finds(struct outbox *outbox, sqlite3_stmt *statement, bool *ret_found)
 {
     int code = sqlite3_step(statement);
     bool found = code == SQLITE_ROW;
@@ -169,7 +174,7 @@ static enum outbox_error find_seen(struct outbox *outbox, const struct event *ev
 
     sqlite3_bind_int64(statement, 1, event->event_time_ms);
     sqlite3_bind_blob(statement, 2, identity, IDENTITY_BYTES, SQLITE_STATIC);
-    return finds(outbox, statement, ret_found);
+    return outbox_finds(outbox, statement, ret_found);
 }
 
 static void bind_text(sqlite3_stmt *statement, int index, const char *text)
@@ -275,17 +280,25 @@ static int digest_of(const struct outbox *outbox, const struct delivery *deliver
     return error;
 }
 
+enum outbox_error outbox_digest(struct outbox *outbox, const struct delivery *delivery,
+                                unsigned char ret_digest[IDENTITY_BYTES])
+{
+    if (digest_of(outbox, delivery, ret_digest) < 0)
+        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "HMAC failed");
+    return OUTBOX_ERROR_NONE;
+}
+
 static enum outbox_error insert_quarantine(struct outbox *outbox, struct delivery *delivery,
                                            enum quarantine_reason reason,
                                            const unsigned char digest[IDENTITY_BYTES])
 {
     sqlite3_stmt *statement = outbox->statements[OUTBOX_QUARANTINE_INSERT];
-    int64_t bytes = outbox->pending.quarantine_bytes + (int64_t)delivery->raw_bytes;
+    struct outbox_apart *apart = &outbox->pending.apart;
+    int64_t bytes = apart->quarantine_bytes + (int64_t)delivery->raw_bytes;
     enum outbox_error error;
     int code;
 
-    if (outbox->pending.quarantine_rows >= OUTBOX_QUARANTINE_ROWS ||
-        bytes > OUTBOX_QUARANTINE_BYTES) {
+    if (apart->quarantine_rows >= OUTBOX_QUARANTINE_ROWS || bytes > OUTBOX_QUARANTINE_BYTES) {
         delivery->verdict = VERDICT_BUSY;
         return OUTBOX_ERROR_NONE;
     }
@@ -297,8 +310,8 @@ static enum outbox_error insert_quarantine(struct outbox *outbox, struct deliver
     error = outbox_check(outbox, code == SQLITE_OK ? outbox_step(statement) : code);
     if (error != OUTBOX_ERROR_NONE)
         return error;
-    outbox->pending.quarantine_rows++;
-    outbox->pending.quarantine_bytes = bytes;
+    apart->quarantine_rows++;
+    apart->quarantine_bytes = bytes;
     delivery->verdict = VERDICT_QUARANTINED;
     return OUTBOX_ERROR_NONE;
 }
@@ -308,13 +321,13 @@ static enum outbox_error quarantine(struct outbox *outbox, struct delivery *deli
 {
     sqlite3_stmt *find = outbox->statements[OUTBOX_QUARANTINE_FIND];
     unsigned char digest[IDENTITY_BYTES];
-    enum outbox_error error;
     bool found = false;
+    enum outbox_error error = outbox_digest(outbox, delivery, digest);
 
-    if (digest_of(outbox, delivery, digest) < 0)
-        return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "HMAC failed");
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
     sqlite3_bind_blob(find, 1, digest, IDENTITY_BYTES, SQLITE_STATIC);
-    error = finds(outbox, find, &found);
+    error = outbox_finds(outbox, find, &found);
     if (error != OUTBOX_ERROR_NONE)
         return error;
     if (!found)
@@ -426,6 +439,8 @@ enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery)
     const struct judgement *judgement = &delivery->judgement;
     enum config_late late = policy_late(delivery->policy);
     bool quarantined = judgement->verdict == VERDICT_QUARANTINED;
+    bool deferred =
+        judgement->verdict == VERDICT_KID_UNKNOWN || judgement->verdict == VERDICT_NO_KEYS;
     bool expired = quarantined && judgement->reason == QUARANTINE_REASON_EXPIRED;
     struct identities identities;
     int error;
@@ -433,7 +448,11 @@ enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery)
     delivery->rows = 0;
     delivery->stored = 0;
     delivery->first_id = 0;
+    delivery->kept = false;
+    delivery->displaced = 0;
     delivery->verdict = VERDICT_INTERNAL;
+    if (deferred)
+        return deferral_keep(outbox, delivery);
     if (judgement->verdict != VERDICT_ACCEPTED && !quarantined)
         return fail(outbox, OUTBOX_ERROR_DELIVERY, "row", "a refused notification was submitted");
     if (quarantined && !expired)

@@ -30,6 +30,12 @@ enum outbox_statement {
     OUTBOX_APP_UPSERT,
     OUTBOX_QUARANTINE_INSERT,
     OUTBOX_QUARANTINE_FIND,
+    OUTBOX_DEFERRED_INSERT,
+    OUTBOX_DEFERRED_FIND,
+    OUTBOX_DEFERRED_NEXT,
+    OUTBOX_DEFERRED_BODY,
+    OUTBOX_DEFERRED_LACKED,
+    OUTBOX_DEFERRED_DISPLACE,
     OUTBOX_STATEMENTS
 };
 
@@ -39,7 +45,8 @@ enum outbox_statement {
 /* What changes with a transaction, and goes back with it. */
 struct outbox_counts {
     int64_t last_id;
-    int64_t quarantine_rows, quarantine_bytes;
+    struct outbox_apart apart;
+    int64_t refreshes; /* of the key set, successful ones, ever counted */
 };
 
 /* Which apps had something accepted in this transaction. */
@@ -63,6 +70,7 @@ struct outbox {
     bool wal_unwanted; /* it is to be emptied after the next commit */
     uint64_t wal_emptied;
     struct outbox_counts committed, pending;
+    int64_t refreshes_before; /* those of the key set that earlier processes counted */
     struct outbox_apps apps;
     struct outbox_counts part_counts; /* as they were when the part under way began */
     struct outbox_apps part_apps;
@@ -74,6 +82,13 @@ struct outbox {
 
 /* Steps a statement that was bound to its end, and resets it. The result code of SQLite. */
 int outbox_step(sqlite3_stmt *statement);
+
+/* Whether a statement that was bound gives a row; resets it. */
+enum outbox_error outbox_finds(struct outbox *outbox, sqlite3_stmt *statement, bool *ret_found);
+
+/* What a token that is stored apart is known by, however it is wrapped. */
+enum outbox_error outbox_digest(struct outbox *outbox, const struct delivery *delivery,
+                                unsigned char ret_digest[IDENTITY_BYTES]);
 
 /* What a result code means for the daemon; notes the error, so that outbox_error_text tells it. */
 enum outbox_error outbox_check(struct outbox *outbox, int code);

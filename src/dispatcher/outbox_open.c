@@ -41,6 +41,14 @@ static const char *const statement_texts[OUTBOX_STATEMENTS] = {
     [OUTBOX_QUARANTINE_INSERT] = "INSERT INTO quarantine (reason, client_id, received_at_ms, "
                                  "digest, body) VALUES (?1, ?2, ?3, ?4, ?5)",
     [OUTBOX_QUARANTINE_FIND] = "SELECT 1 FROM quarantine WHERE digest = ?1",
+    [OUTBOX_DEFERRED_INSERT] = "INSERT INTO deferred (kid, client_id, received_at_ms, refresh, "
+                               "digest, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    [OUTBOX_DEFERRED_FIND] = "SELECT 1 FROM deferred WHERE digest = ?1",
+    [OUTBOX_DEFERRED_NEXT] = "SELECT id, kid, received_at_ms, refresh FROM deferred "
+                             "WHERE id > ?1 ORDER BY id LIMIT 1",
+    [OUTBOX_DEFERRED_BODY] = "SELECT body FROM deferred WHERE id = ?1",
+    [OUTBOX_DEFERRED_LACKED] = "SELECT id, length(body), refresh FROM deferred ORDER BY id",
+    [OUTBOX_DEFERRED_DISPLACE] = "DELETE FROM deferred WHERE id <= ?1",
 };
 
 static const struct {
@@ -481,15 +489,22 @@ static int set_up_writer(struct outbox *outbox)
 static int load_counts(struct outbox *outbox)
 {
     struct outbox_counts *counts = &outbox->committed;
-    int code = outbox_query_number(outbox->db, "SELECT last_id FROM state", &counts->last_id);
+    const struct {
+        const char *sql;
+        int64_t *number;
+    } numbers[] = {
+        {"SELECT last_id FROM state", &counts->last_id},
+        {"SELECT count(*) FROM quarantine", &counts->apart.quarantine_rows},
+        {"SELECT coalesce(sum(length(body)), 0) FROM quarantine", &counts->apart.quarantine_bytes},
+        {"SELECT count(*) FROM deferred", &counts->apart.deferred_rows},
+        {"SELECT coalesce(sum(length(body)), 0) FROM deferred", &counts->apart.deferred_bytes},
+        {"SELECT coalesce(max(number), 0) FROM refreshes", &counts->refreshes},
+    };
+    int code = SQLITE_OK;
 
-    if (code == SQLITE_OK)
-        code = outbox_query_number(outbox->db, "SELECT count(*) FROM quarantine",
-                                   &counts->quarantine_rows);
-    if (code == SQLITE_OK)
-        code =
-            outbox_query_number(outbox->db, "SELECT coalesce(sum(length(body)), 0) FROM quarantine",
-                                &counts->quarantine_bytes);
+    for (size_t i = 0; code == SQLITE_OK && i < sizeof numbers / sizeof *numbers; i++)
+        code = outbox_query_number(outbox->db, numbers[i].sql, numbers[i].number);
+    outbox->refreshes_before = counts->refreshes;
     return code;
 }
 

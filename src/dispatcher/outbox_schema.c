@@ -81,6 +81,14 @@ static const struct {
     {"table", "erased",
      "CREATE TABLE erased (person BLOB PRIMARY KEY, since_ms INTEGER NOT NULL) "
      "STRICT, WITHOUT ROWID"},
+    /* refresh is the number of the last successful refresh of the keys before it was kept: all that
+     * came since have lacked its kid. */
+    {"table", "deferred",
+     "CREATE TABLE deferred (id INTEGER PRIMARY KEY AUTOINCREMENT, kid TEXT NOT NULL, "
+     "client_id TEXT NOT NULL, received_at_ms INTEGER NOT NULL, refresh INTEGER NOT NULL, "
+     "digest BLOB NOT NULL UNIQUE, body BLOB NOT NULL) STRICT"},
+    {"table", "refreshes",
+     "CREATE TABLE refreshes (number INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT"},
     {"view", "outbox",
      "CREATE VIEW outbox AS SELECT id, type, client_id, app, team, sub, email, is_private_email, "
      "event_time_ms, issued_at_ms, received_at_ms, jti, raw_type FROM events WHERE test = 0"},

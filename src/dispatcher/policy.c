@@ -9,9 +9,13 @@ struct policy {
     atomic_uint references;
     enum config_late late;
     bool keeps_raw;
+    unsigned leeway_s, deferred_events;
+    size_t deferred_bytes;
     size_t count;
     struct config_app *apps;          /* in the order of the configuration */
     const struct config_app **sorted; /* by client_id */
+    size_t issuer_count;
+    char **issuers;
 };
 
 static int compare_apps(const void *a, const void *b)
@@ -41,6 +45,10 @@ static void policy_free(struct policy *policy)
     if (policy->apps)
         for (size_t i = 0; i < policy->count; i++)
             app_clear(&policy->apps[i]);
+    if (policy->issuers)
+        for (size_t i = 0; i < policy->issuer_count; i++)
+            free(policy->issuers[i]);
+    free(policy->issuers);
     free(policy->apps);
     free(policy->sorted);
     free(policy);
@@ -55,6 +63,37 @@ static int app_copy(const struct config_app *from, struct config_app *to)
     return to->client_id && to->app && to->team ? 0 : -ENOMEM;
 }
 
+static int copy_apps(const struct config *config, struct policy *policy)
+{
+    policy->count = config->app_count;
+    /* one more than needed, since calloc(0) may give NULL */
+    policy->apps = calloc(policy->count + 1, sizeof *policy->apps);
+    policy->sorted = calloc(policy->count + 1, sizeof *policy->sorted);
+    if (!policy->apps || !policy->sorted)
+        return -ENOMEM;
+    for (size_t i = 0; i < policy->count; i++) {
+        if (app_copy(&config->apps[i], &policy->apps[i]) < 0)
+            return -ENOMEM;
+        policy->sorted[i] = &policy->apps[i];
+    }
+    qsort(policy->sorted, policy->count, sizeof(const struct config_app *), compare_apps);
+    return 0;
+}
+
+static int copy_issuers(const struct config *config, struct policy *policy)
+{
+    policy->issuer_count = config->issuer_count;
+    policy->issuers = calloc(policy->issuer_count + 1, sizeof *policy->issuers);
+    if (!policy->issuers)
+        return -ENOMEM;
+    for (size_t i = 0; i < policy->issuer_count; i++) {
+        policy->issuers[i] = strdup(config->issuers[i]);
+        if (!policy->issuers[i])
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 int policy_new(const struct config *config, struct policy **ret_policy)
 {
     struct policy *policy = calloc(1, sizeof *policy);
@@ -64,24 +103,15 @@ int policy_new(const struct config *config, struct policy **ret_policy)
     atomic_init(&policy->references, 1);
     policy->late = config->late;
     policy->keeps_raw = config->retain.raw_s > 0;
-    policy->count = config->app_count;
-    /* one more than needed, since calloc(0) may give NULL */
-    policy->apps = calloc(policy->count + 1, sizeof *policy->apps);
-    policy->sorted = calloc(policy->count + 1, sizeof *policy->sorted);
-    if (!policy->apps || !policy->sorted)
-        goto no_memory;
-    for (size_t i = 0; i < policy->count; i++) {
-        if (app_copy(&config->apps[i], &policy->apps[i]) < 0)
-            goto no_memory;
-        policy->sorted[i] = &policy->apps[i];
+    policy->leeway_s = config->limits.leeway_s;
+    policy->deferred_events = config->limits.deferred_events;
+    policy->deferred_bytes = config->limits.deferred_bytes;
+    if (copy_apps(config, policy) < 0 || copy_issuers(config, policy) < 0) {
+        policy_free(policy);
+        return -ENOMEM;
     }
-    qsort(policy->sorted, policy->count, sizeof(const struct config_app *), compare_apps);
     *ret_policy = policy;
     return 0;
-
-no_memory:
-    policy_free(policy);
-    return -ENOMEM;
 }
 
 struct policy *policy_ref(struct policy *policy)
@@ -111,6 +141,32 @@ bool policy_ignores(const struct config_app *app, enum event_type kind)
     if (kind <= EVENT_TYPE_OTHER || kind >= EVENT_TYPE_COUNT)
         return false;
     return app->ignore_mask & (1U << kind);
+}
+
+static bool audience_known(void *context, const char *client_id)
+{
+    return policy_find(context, client_id) != NULL;
+}
+
+void policy_rules(const struct policy *policy, struct judge_rules *ret_rules)
+{
+    *ret_rules = (struct judge_rules){
+        .audience_known = audience_known,
+        .audience_context = (void *)(uintptr_t)policy,
+        .issuers = (const char *const *)policy->issuers,
+        .issuer_count = policy->issuer_count,
+        .leeway_s = policy->leeway_s,
+    };
+}
+
+unsigned policy_deferred_events(const struct policy *policy)
+{
+    return policy->deferred_events;
+}
+
+size_t policy_deferred_bytes(const struct policy *policy)
+{
+    return policy->deferred_bytes;
 }
 
 enum config_late policy_late(const struct policy *policy)

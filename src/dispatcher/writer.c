@@ -12,6 +12,15 @@
 /* How often an idle thread shows that it lives. */
 #define WRITER_IDLE_MS 250
 
+/* What is stored apart from the events, in the order of struct outbox_apart. */
+static const char *const apart_gauges[][2] = {
+    {"siwa_quarantined_events", "Notifications in quarantine."},
+    {"siwa_quarantined_bytes", "Bytes of the notifications in quarantine."},
+    {"siwa_deferred_events", "Notifications that wait for keys."},
+    {"siwa_deferred_bytes", "Bytes of the notifications that wait for keys."},
+};
+#define WRITER_APART_GAUGES (sizeof apart_gauges / sizeof *apart_gauges)
+
 struct list {
     struct delivery *head, **tail;
 };
@@ -43,6 +52,7 @@ struct writer {
     struct writer_state state;
 
     struct metrics_series *commit_seconds, *commit_rows, *queue_gauge;
+    struct metrics_series *apart[WRITER_APART_GAUGES];
     struct metrics_family *errors;
 };
 
@@ -111,6 +121,10 @@ static void register_metrics(struct writer *writer)
         metrics_with(metrics_register(metrics, METRICS_GAUGE, "siwa_queue_events",
                                       "Events that wait for the next group commit.", none, NULL, 0),
                      none);
+    for (size_t i = 0; i < WRITER_APART_GAUGES; i++)
+        writer->apart[i] = metrics_with(metrics_register(metrics, METRICS_GAUGE, apart_gauges[i][0],
+                                                         apart_gauges[i][1], none, NULL, 0),
+                                        none);
     writer->errors = metrics_register(metrics, METRICS_COUNTER, "siwa_database_errors_total",
                                       "Errors of the database, by kind.", kind, NULL, 0);
 }
@@ -164,6 +178,18 @@ static enum outbox_error store(struct writer *writer, struct delivery *batch, ui
         count_error(writer);
         bad->refused = true;
     }
+}
+
+/* Called with the lock held, or before the thread starts. */
+static void note_apart(struct writer *writer)
+{
+    struct outbox_apart apart = outbox_apart(writer->settings.outbox);
+    const int64_t values[WRITER_APART_GAUGES] = {apart.quarantine_rows, apart.quarantine_bytes,
+                                                 apart.deferred_rows, apart.deferred_bytes};
+
+    writer->state.apart = apart;
+    for (size_t i = 0; i < WRITER_APART_GAUGES; i++)
+        metrics_set(writer->apart[i], (double)values[i]);
 }
 
 static void set_outcome(struct delivery *delivery, enum verdict verdict)
@@ -279,6 +305,7 @@ static void deliver(struct writer *writer, struct delivery *batch, struct delive
     if (error == OUTBOX_ERROR_NONE) {
         writer->state.commits++;
         writer->state.rows += rows;
+        note_apart(writer);
     }
     list_append(&writer->done, batch, tail);
     if (is_fatal(error)) {
@@ -367,6 +394,9 @@ static enum outbox_error run_tasks(struct writer *writer, struct writer_task *ta
     }
     if (is_fatal(error))
         deliver(writer, NULL, NULL, error, 0);
+    pthread_mutex_lock(&writer->lock);
+    note_apart(writer);
+    pthread_mutex_unlock(&writer->lock);
     finish_tasks(tasks, own, error);
     return error;
 }
@@ -429,6 +459,7 @@ int writer_start(const struct writer_settings *settings, struct writer **ret_wri
     task_list_init(&writer->tasks);
     writer->state.alive_ms = clock_monotonic_ms();
     register_metrics(writer);
+    note_apart(writer);
     pthread_mutex_init(&writer->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);

@@ -157,6 +157,7 @@ static void note(struct refresher *refresher, struct refresher_outcome *outcome)
     state->last_result = outcome->result;
     memcpy(state->last_why, outcome->why, strlen(outcome->why) + 1);
     state->attempts++;
+    state->successes += outcome->result == FETCH_RESULT_OK;
     state->demand_attempts += outcome->cause == REFRESHER_CAUSE_DEMAND;
     state->last_attempt_ms = clock_wall_ms();
 }

@@ -7,10 +7,12 @@
 #include <string.h>
 #include <sys/queue.h>
 
+#include "ingress_deferral.h"
 #include "support/clock.h"
 #include "support/clock_watch.h"
 #include "support/log.h"
 #include "verifier/judge.h"
+#include "verifier/peek.h"
 
 enum waiting_for { WAITING_COMMIT = 1, WAITING_KEYS };
 
@@ -58,6 +60,8 @@ struct ingress {
     struct waiting *pool;
     struct waiting_list unused, committing, held; /* the latter two in order of their deadlines */
     unsigned held_count;
+    struct ingress_deferral *deferral;
+    unsigned deferring; /* deliveries that the writer has and nobody has verified */
 
     struct metrics_family *notifications, *events, *last_accepted;
     struct app_series *apps; /* one for each app of the policy, in its order */
@@ -202,9 +206,9 @@ static void log_notification(struct ingress *ingress, enum verdict verdict,
         fields[count++] = log_text("type", notification->events[0].type);
     if (verified)
         fields[count++] = log_text("client_id", notification->aud);
-    if (delivery)
+    if (delivery && verified)
         fields[count++] = log_text("app", delivery->app->app);
-    if (delivery && delivery->rows > 0) {
+    if (delivery && verified && delivery->rows > 0) {
         fields[count++] = log_number("id", delivery->first_id);
         fields[count++] = log_number("rows", (int64_t)delivery->rows);
     }
@@ -272,12 +276,6 @@ static const struct jwk *find_key(void *context, const char *kid, size_t kid_byt
     return key_snapshot_find(lookup->snapshot, kid, kid_bytes, lookup->now_s, ret_trust);
 }
 
-static bool audience_known(void *context, const char *client_id)
-{
-    const struct ingress *ingress = context;
-    return policy_find(ingress->policy, client_id) != NULL;
-}
-
 static void renew_snapshot(struct ingress *ingress)
 {
     uint64_t generation = key_cache_generation(ingress->set.keys);
@@ -292,20 +290,16 @@ static void renew_snapshot(struct ingress *ingress)
 static void judge(struct ingress *ingress, const char *body, size_t body_bytes, int64_t now_ms,
                   struct judgement *ret_judgement)
 {
-    const struct config *config = ingress->config;
+    struct judge_rules rules;
 
     renew_snapshot(ingress);
     struct key_lookup lookup = {.snapshot = ingress->snapshot, .now_s = now_ms / 1000};
-    struct judge_rules rules = {
-        .keys = {.find = find_key,
-                 .context = &lookup,
-                 .usable = key_snapshot_usable(ingress->snapshot, lookup.now_s)},
-        .audience_known = audience_known,
-        .audience_context = ingress,
-        .issuers = config->issuers,
-        .issuer_count = config->issuer_count,
-        .now_s = lookup.now_s,
-        .leeway_s = config->limits.leeway_s,
+    policy_rules(ingress->policy, &rules);
+    rules.now_s = lookup.now_s;
+    rules.keys = (struct judge_keys){
+        .find = find_key,
+        .context = &lookup,
+        .usable = key_snapshot_usable(ingress->snapshot, lookup.now_s),
     };
     judge_body(ingress->jws, &rules, body, body_bytes, ret_judgement);
 }
@@ -392,20 +386,14 @@ static void undo_delivery(struct delivery *delivery, struct judgement *judgement
     delivery_free(delivery);
 }
 
-/* Hands what Apple signed to the writer. VERDICT_ACCEPTED: the request now waits for the commit,
- * and the judgement was taken over. Otherwise what is to be answered. */
-static enum verdict store(struct ingress *ingress, struct http_request *request,
-                          struct judgement *judgement, const char *body, size_t body_bytes,
-                          int64_t now_ms, int64_t began_us)
+/* Hands a delivery to the writer. VERDICT_ACCEPTED: the request now waits for the commit, and the
+ * judgement stays taken over. Otherwise it is given back, and this is to be answered. */
+static enum verdict submit(struct ingress *ingress, struct http_request *request,
+                           struct delivery *delivery, struct judgement *judgement, int64_t began_us)
 {
-    const struct config_app *app = policy_find(ingress->policy, judgement->notification.aud);
-    struct delivery *delivery =
-        app ? delivery_new(judgement, ingress->policy, app, body, body_bytes, now_ms) : NULL;
-    struct waiting *waiting;
+    struct waiting *waiting =
+        wait_begin(ingress, WAITING_COMMIT, request, began_us, INGRESS_COMMIT_MS);
 
-    if (!delivery)
-        return VERDICT_INTERNAL;
-    waiting = wait_begin(ingress, WAITING_COMMIT, request, began_us, INGRESS_COMMIT_MS);
     if (!waiting) {
         undo_delivery(delivery, judgement);
         return VERDICT_BUSY;
@@ -424,6 +412,70 @@ static enum verdict store(struct ingress *ingress, struct http_request *request,
     return error == -EIO ? VERDICT_STORE_FAILED : VERDICT_DRAINING;
 }
 
+/* Hands what Apple signed to the writer; as submit. */
+static enum verdict store(struct ingress *ingress, struct http_request *request,
+                          struct judgement *judgement, const char *body, size_t body_bytes,
+                          int64_t now_ms, int64_t began_us)
+{
+    const struct config_app *app = policy_find(ingress->policy, judgement->notification.aud);
+    struct delivery *delivery =
+        app ? delivery_new(judgement, ingress->policy, app, body, body_bytes, now_ms) : NULL;
+
+    return delivery ? submit(ingress, request, delivery, judgement, began_us) : VERDICT_INTERNAL;
+}
+
+static bool kid_known(struct ingress *ingress, const char *kid)
+{
+    enum key_trust trust;
+
+    return key_snapshot_find(ingress->snapshot, kid, strlen(kid), 0, &trust) != NULL;
+}
+
+static unsigned deferring_max(const struct ingress *ingress)
+{
+    unsigned quarter = ingress->config->limits.queue_events / 4 + 1;
+
+    return quarter < INGRESS_DEFERRING_MAX ? quarter : INGRESS_DEFERRING_MAX;
+}
+
+/* The app of what nobody can verify yet, where it looks like a notification for us; or NULL. A key
+ * that is distrusted is known, and will not be trusted later either. */
+static const struct config_app *peek(struct ingress *ingress, const struct judgement *judgement,
+                                     const char *body, size_t body_bytes)
+{
+    struct judge_rules rules;
+    struct peek peek;
+
+    if (judgement->verdict == VERDICT_KID_UNKNOWN && kid_known(ingress, judgement->kid))
+        return NULL;
+    policy_rules(ingress->policy, &rules);
+    return peek_body(&rules, body, body_bytes, &peek)
+               ? policy_find(ingress->policy, peek.unverified_aud)
+               : NULL;
+}
+
+/* Whether the request now waits until it is kept for the keys to come. */
+static bool defer(struct ingress *ingress, struct http_request *request,
+                  struct judgement *judgement, const char *body, size_t body_bytes, int64_t now_ms,
+                  int64_t began_us)
+{
+    const struct config_app *app = NULL;
+    struct delivery *delivery;
+    struct refresher_state state;
+
+    if (ingress->deferring < deferring_max(ingress))
+        app = peek(ingress, judgement, body, body_bytes);
+    delivery = app ? delivery_new(judgement, ingress->policy, app, body, body_bytes, now_ms) : NULL;
+    if (!delivery)
+        return false;
+    refresher_state(ingress->set.refresher, &state);
+    delivery->refreshes = state.successes;
+    if (submit(ingress, request, delivery, judgement, began_us) != VERDICT_ACCEPTED)
+        return false;
+    ingress->deferring++;
+    return true;
+}
+
 static void receive(struct ingress *ingress, struct http_request *request, const char *body,
                     size_t body_bytes, int64_t began_us, bool may_wait_for_keys)
 {
@@ -439,6 +491,8 @@ static void receive(struct ingress *ingress, struct http_request *request, const
             judgement_release(&judgement);
             return;
         }
+        if (defer(ingress, request, &judgement, body, body_bytes, now_ms, began_us))
+            return;
     } else if (verdict == VERDICT_ACCEPTED || verdict == VERDICT_QUARANTINED) {
         verdict = store(ingress, request, &judgement, body, body_bytes, now_ms, began_us);
         if (verdict == VERDICT_ACCEPTED)
@@ -522,18 +576,28 @@ static void count_stored(struct ingress *ingress, const struct delivery *deliver
             metrics_add(series->events[notification->events[i].kind], 1);
 }
 
+/* The app under which a delivery is counted. What nobody verified counts for none. */
+static const char *verified_audience_of(const struct delivery *delivery)
+{
+    return delivery->judgement.signature_verified ? delivery->app->client_id : NULL;
+}
+
 /* A delivery came back: its rows are on the disk, or they are not. */
 static void take_back(struct ingress *ingress, struct delivery *delivery)
 {
     struct waiting *waiting = delivery->request;
 
+    if (!delivery->judgement.signature_verified) {
+        ingress->deferring--;
+        ingress_deferral_came_back(ingress->deferral, delivery);
+    }
     if (delivery->verdict == VERDICT_ACCEPTED)
         count_stored(ingress, delivery);
     if (waiting) {
         struct http_request *request = waiting->request;
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[delivery->verdict]);
-        count_notification(ingress, delivery->verdict, delivery->app->client_id);
+        count_notification(ingress, delivery->verdict, verified_audience_of(delivery));
     }
     /* Also where nobody waits any more: the line then says what became of it after the 503. */
     log_notification(ingress, delivery->verdict, &delivery->judgement, delivery,
@@ -541,7 +605,21 @@ static void take_back(struct ingress *ingress, struct delivery *delivery)
     delivery_free(delivery);
 }
 
-/* An attempt to refresh the keys is over: who waited for it is judged once more, and for good. */
+/* Judges once more, and for good, who waited for keys. */
+static void release_one(struct ingress *ingress, struct waiting *waiting)
+{
+    struct http_request *request = waiting->request;
+    char *body = waiting->body;
+    size_t body_bytes = waiting->body_bytes;
+    int64_t began_us = waiting->began_us;
+
+    waiting->body = NULL;
+    wait_end(ingress, waiting);
+    receive(ingress, request, body, body_bytes, began_us, false);
+    free(body);
+}
+
+/* An attempt to refresh the keys is over. */
 static void release_held(struct ingress *ingress)
 {
     struct refresher_state state;
@@ -550,17 +628,8 @@ static void release_held(struct ingress *ingress)
     if (ingress->held_count == 0)
         return;
     refresher_state(ingress->set.refresher, &state);
-    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->attempts != state.attempts) {
-        struct http_request *request = waiting->request;
-        char *body = waiting->body;
-        size_t body_bytes = waiting->body_bytes;
-        int64_t began_us = waiting->began_us;
-
-        waiting->body = NULL;
-        wait_end(ingress, waiting);
-        receive(ingress, request, body, body_bytes, began_us, false);
-        free(body);
-    }
+    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->attempts != state.attempts)
+        release_one(ingress, waiting);
 }
 
 static void adopt_reload(struct ingress *ingress)
@@ -608,6 +677,7 @@ static void on_wake(void *context)
     }
     adopt_reload(ingress);
     release_held(ingress);
+    ingress_deferral_turn(ingress->deferral, ingress->policy);
     log_flush();
 }
 
@@ -620,20 +690,14 @@ static void on_tick(void *context, int64_t now_ms)
     watch_clock(ingress, clock_wall_ms(), clock_monotonic_ms());
     while ((waiting = TAILQ_FIRST(&ingress->committing)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;
-        const char *client_id = waiting->delivery->app->client_id;
 
-        count_notification(ingress, VERDICT_STORE_FAILED, client_id);
+        count_notification(ingress, VERDICT_STORE_FAILED, verified_audience_of(waiting->delivery));
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[VERDICT_STORE_FAILED]);
     }
-    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->deadline_ms <= now_ms) {
-        struct http_request *request = waiting->request;
-        int64_t began_us = waiting->began_us;
-        struct judgement none = {0};
-
-        wait_end(ingress, waiting);
-        conclude(ingress, request, VERDICT_KID_UNKNOWN, &none, began_us);
-    }
+    while ((waiting = TAILQ_FIRST(&ingress->held)) && waiting->deadline_ms <= now_ms)
+        release_one(ingress, waiting);
+    ingress_deferral_turn(ingress->deferral, ingress->policy);
 }
 
 const struct http_service *ingress_service(void)
@@ -716,6 +780,9 @@ int ingress_new(const struct ingress_settings *settings, struct ingress **ret_in
         error = make_replies(ingress);
     if (!error)
         error = register_metrics(ingress);
+    if (!error)
+        error = ingress_deferral_new(settings, ingress->events, ingress->last_accepted,
+                                     &ingress->deferral);
     if (error) {
         ingress_free(ingress);
         return error;
@@ -734,6 +801,7 @@ void ingress_free(struct ingress *ingress)
         http_reply_free(ingress->replies[verdict]);
     http_reply_free(ingress->not_found);
     http_reply_free(ingress->not_allowed);
+    ingress_deferral_free(ingress->deferral);
     free(ingress->apps);
     free(ingress->pool);
     key_snapshot_unref(ingress->snapshot);

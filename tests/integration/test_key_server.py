@@ -186,7 +186,7 @@ class Persistence(KeyServerCase):
         self.server.live_path = "/broken"
         with self.daemon() as daemon:
             body = self.apple.body(self.apple.notification())
-            self.assertEqual(daemon.post(body), (503, "no_keys"))
+            self.assertEqual(daemon.post(body), (503, "deferred"))
             self.publish(self.apple.keys[:1])
             wait_until(lambda: daemon.post(body)[0] == 200, "the backoff to end")
 
@@ -210,7 +210,7 @@ class Persistence(KeyServerCase):
             (daemon.directory / "keys.json").chmod(0o666)
             daemon.settings["key_url"] = self.server.url("/live", "down")
             daemon.start()
-            self.assertEqual(daemon.post(self.apple.body(self.apple.notification())), (503, "no_keys"))
+            self.assertEqual(daemon.post(self.apple.body(self.apple.notification())), (503, "deferred"))
 
     def test_distrust_works_at_once_and_survives_restarts(self):
         self.publish(self.apple.keys)

@@ -105,7 +105,8 @@ class TestMainPath(ServeCase):
             (400, "claims_malformed", self.body(aud=[CLIENT_ID])),
             (400, "not_a_notification", self.body(events=OMIT)),
             (503, "from_future", self.body(now=4000000000)),
-            (503, "kid_unknown", other.body(other.notification())),
+            (503, "deferred", other.body(other.notification())),
+            (503, "kid_unknown", other.body(other.notification(aud="com.example.stranger"))),
         ]
         with Daemon(self.apple) as daemon:
             for status, outcome, body in cases:

@@ -151,10 +151,12 @@ class TestFatal(StorageCase):
         with self.daemon() as daemon:
             for _ in range(12):
                 self.assertEqual(daemon.post(self.body() + " " * 20000), (200, "accepted"))
+            roots = daemon.query("SELECT max(rootpage) AS last FROM sqlite_schema")[0]["last"]
             daemon.stop()
             pages = daemon.database.stat().st_size // 4096
+            self.assertGreater(pages, roots + 12)
             with open(daemon.database, "r+b") as file:
-                for page in range(12, pages):  # beyond the schema and the first pages of each table
+                for page in range(roots, pages):  # beyond the schema and the first page of each table
                     file.seek(page * 4096)
                     file.write(b"\xa5" * 4096)
             digest = lambda: hashlib.sha256(daemon.database.read_bytes()).hexdigest()
