@@ -84,20 +84,26 @@ static const char *said(void)
     return text;
 }
 
-/* Runs `siwa-notifyd WORDS...` (NULL at the end) and returns the exit code. */
+/* Runs `siwa-notifyd WORDS...` (NULL at the end) and returns the exit code. The words live until
+ * the next run: texts are borrowed from them. */
 static int run(const char *first, ...)
 {
-    char *argv[16] = {strdup("siwa-notifyd")};
-    int argc = 1, code;
+    static char *kept[16];
+    char *argv[16] = {NULL};
+    int argc = 0;
     va_list words;
 
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        free(kept[i]);
+        kept[i] = NULL;
+    }
+    kept[argc++] = strdup("siwa-notifyd");
     va_start(words, first);
     for (const char *word = first; word != NULL; word = va_arg(words, const char *))
-        argv[argc++] = strdup(word);
+        kept[argc++] = strdup(word);
     va_end(words);
-    code = cli_main(commands, argc, argv);
-    /* The words live on: texts are borrowed from them. */
-    return code;
+    memcpy(argv, kept, sizeof argv); /* getopt changes their order */
+    return cli_main(commands, argc, argv);
 }
 
 START_TEST(test_options)

@@ -581,7 +581,7 @@ START_TEST(sixteen_events_and_no_more)
                           count <= NOTIFICATION_EVENTS_MAX ? count : 0);
         /* Each in its place. */
         for (size_t i = 0; i < notification.event_count; i++) {
-            char type[8];
+            char type[24];
 
             snprintf(type, sizeof(type), "t%zu", i + 1);
             ck_assert_str_eq(notification.events[i].type, type);

@@ -66,10 +66,13 @@ static inline char *vectors_read_path(const char *path, size_t *ret_bytes)
 /* The same by its place below the folder of the vectors. */
 static inline char *vectors_read(const char *name, size_t *ret_bytes)
 {
-    char path[4096];
+    char *path, *data;
 
-    snprintf(path, sizeof(path), "%s/%s", vectors_folder(), name);
-    return vectors_read_path(path, ret_bytes);
+    if (asprintf(&path, "%s/%s", vectors_folder(), name) < 0)
+        abort();
+    data = vectors_read_path(path, ret_bytes);
+    free(path);
+    return data;
 }
 
 #endif
