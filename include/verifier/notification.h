@@ -62,8 +62,8 @@ struct notification {
     bool has_events;      /* whether a claim of that name stands there at all, of whatever type */
     size_t event_count;   /* 0 where the events could not be understood */
     struct event events[NOTIFICATION_EVENTS_MAX];
-    void *claims_storage; /* owns the strings; private to notification.c */
-    void *events_storage;
+    char *claims_text, *events_text; /* these own the strings; private to notification.c */
+    void *claims_tree, *events_tree;
 };
 
 /* Where a token stands in a body. owned is NULL when the token is a part of the body itself. */

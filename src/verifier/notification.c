@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_flat.h"
 #include "json_text.h"
 #include "verifier/base64url.h"
 
@@ -116,75 +117,137 @@ void notification_token_release(struct notification_token *token)
     *token = (struct notification_token){0};
 }
 
-/* A member that is a string of 1 to max bytes. */
-static bool read_text(const json_t *object, const char *name, size_t max, const char **ret_text)
-{
-    const json_t *member = json_object_get(object, name);
-    size_t bytes = json_string_length(member);
+/* An object, whichever of the two has read it. */
+struct object {
+    const struct json_flat *flat; /* or NULL */
+    const json_t *tree;
+};
 
-    if (!json_is_string(member) || bytes == 0 || bytes > max)
+enum kind { KIND_ABSENT = 0, KIND_STRING, KIND_INTEGER, KIND_TRUE, KIND_FALSE, KIND_OTHER };
+
+struct member {
+    enum kind kind;
+    const char *text; /* of a STRING */
+    size_t text_bytes;
+    int64_t integer;
+    const json_t *tree; /* NULL where it was read flat */
+};
+
+static struct member member_of_flat(const struct json_flat_member *flat)
+{
+    static const enum kind kinds[] = {
+        [JSON_FLAT_NONE] = KIND_ABSENT,     [JSON_FLAT_STRING] = KIND_STRING,
+        [JSON_FLAT_INTEGER] = KIND_INTEGER, [JSON_FLAT_TRUE] = KIND_TRUE,
+        [JSON_FLAT_FALSE] = KIND_FALSE,
+    };
+
+    if (!flat)
+        return (struct member){.kind = KIND_ABSENT};
+    return (struct member){.kind = kinds[flat->kind],
+                           .text = flat->text,
+                           .text_bytes = flat->text_bytes,
+                           .integer = flat->integer};
+}
+
+static struct member member_of_tree(const json_t *tree)
+{
+    struct member member = {.kind = KIND_OTHER, .tree = tree};
+
+    if (!tree)
+        member.kind = KIND_ABSENT;
+    else if (json_is_true(tree))
+        member.kind = KIND_TRUE;
+    else if (json_is_false(tree))
+        member.kind = KIND_FALSE;
+    else if (json_is_integer(tree))
+        member.kind = KIND_INTEGER;
+    else if (json_is_string(tree))
+        member.kind = KIND_STRING;
+    member.integer = json_integer_value(tree);
+    member.text = json_string_value(tree);
+    member.text_bytes = json_string_length(tree);
+    return member;
+}
+
+static struct member find(const struct object *object, const char *name)
+{
+    return object->flat ? member_of_flat(json_flat_find(object->flat, name))
+                        : member_of_tree(json_object_get(object->tree, name));
+}
+
+/* A member that is a string of 1 to max bytes. */
+static bool read_text(const struct object *object, const char *name, size_t max,
+                      const char **ret_text)
+{
+    struct member member = find(object, name);
+
+    if (member.kind != KIND_STRING || member.text_bytes == 0 || member.text_bytes > max)
         return false;
-    *ret_text = json_string_value(member);
+    *ret_text = member.text;
     return true;
 }
 
 /* The same where the member may be missing: ret_text is untouched then. */
-static bool read_optional_text(const json_t *object, const char *name, size_t max,
+static bool read_optional_text(const struct object *object, const char *name, size_t max,
                                const char **ret_text)
 {
-    return !json_object_get(object, name) || read_text(object, name, max, ret_text);
+    return find(object, name).kind == KIND_ABSENT || read_text(object, name, max, ret_text);
 }
 
-static bool read_time(const json_t *object, const char *name, int64_t max, int64_t *ret_time)
+/* A member that is an integer of 0 to max. */
+static bool read_time(const struct object *object, const char *name, int64_t max, int64_t *ret_time)
 {
-    const json_t *member = json_object_get(object, name);
-    int64_t time = json_integer_value(member);
+    struct member member = find(object, name);
 
-    if (!json_is_integer(member) || time < 0 || time > max)
+    if (member.kind != KIND_INTEGER || member.integer < 0 || member.integer > max)
         return false;
-    *ret_time = time;
+    *ret_time = member.integer;
     return true;
 }
 
 /* Claims that decide; `events` is not among them. */
-static bool read_claims(const json_t *claims, struct notification *notification)
+static bool read_claims(const struct object *claims, struct notification *notification)
 {
-    const json_t *jti = json_object_get(claims, "jti");
+    struct member jti = find(claims, "jti");
+    /* An empty jti names nothing: as good as none. */
+    bool nameless = jti.kind == KIND_ABSENT || (jti.kind == KIND_STRING && jti.text_bytes == 0);
 
     if (!read_text(claims, "iss", NOTIFICATION_CLAIM_MAX_BYTES, &notification->iss) ||
         !read_text(claims, "aud", NOTIFICATION_CLAIM_MAX_BYTES, &notification->aud) ||
         !read_time(claims, "iat", NOTIFICATION_TIME_MAX_S, &notification->issued_at_s))
         return false;
-    /* An empty jti names nothing: as good as none. */
-    if (jti && !(json_is_string(jti) && json_string_length(jti) == 0) &&
-        !read_text(claims, "jti", NOTIFICATION_CLAIM_MAX_BYTES, &notification->jti))
+    if (!nameless && !read_text(claims, "jti", NOTIFICATION_CLAIM_MAX_BYTES, &notification->jti))
         return false;
     notification->expires_at_s = notification->issued_at_s + NOTIFICATION_LIFETIME_S;
-    return !json_object_get(claims, "exp") ||
+    return find(claims, "exp").kind == KIND_ABSENT ||
            read_time(claims, "exp", NOTIFICATION_TIME_MAX_S, &notification->expires_at_s);
 }
 
-static bool read_private_email(const json_t *object, enum private_email *ret_state)
+static bool is_word(const struct member *member, const char *word)
 {
-    const json_t *member = json_object_get(object, "is_private_email");
-    const char *text = json_string_value(member);
+    return member->kind == KIND_STRING && strcmp(member->text, word) == 0;
+}
 
-    if (!member)
+static bool read_private_email(const struct object *object, enum private_email *ret_state)
+{
+    struct member member = find(object, "is_private_email");
+
+    if (member.kind == KIND_ABSENT)
         *ret_state = PRIVATE_EMAIL_UNSAID;
-    else if (json_is_true(member) || (text && strcmp(text, "true") == 0))
+    else if (member.kind == KIND_TRUE || is_word(&member, "true"))
         *ret_state = PRIVATE_EMAIL_YES;
-    else if (json_is_false(member) || (text && strcmp(text, "false") == 0))
+    else if (member.kind == KIND_FALSE || is_word(&member, "false"))
         *ret_state = PRIVATE_EMAIL_NO;
     else
         return false;
     return true;
 }
 
-static bool read_event_time(const json_t *object, int64_t *ret_time_ms)
+static bool read_event_time(const struct object *object, int64_t *ret_time_ms)
 {
     int64_t time;
 
-    if (!json_object_get(object, "event_time"))
+    if (find(object, "event_time").kind == KIND_ABSENT)
         return true;
     if (!read_time(object, "event_time", NOTIFICATION_TIME_MAX_S * 1000, &time))
         return false;
@@ -192,12 +255,11 @@ static bool read_event_time(const json_t *object, int64_t *ret_time_ms)
     return true;
 }
 
-static bool read_event(const json_t *object, bool has_jti, struct event *ret_event)
+static bool read_event(const struct object *object, bool has_jti, struct event *ret_event)
 {
     struct event event = {0};
 
-    if (!json_is_object(object) ||
-        !read_text(object, "type", NOTIFICATION_CLAIM_MAX_BYTES, &event.raw_type) ||
+    if (!read_text(object, "type", NOTIFICATION_CLAIM_MAX_BYTES, &event.raw_type) ||
         !read_optional_text(object, "sub", NOTIFICATION_CLAIM_MAX_BYTES, &event.sub) ||
         !read_optional_text(object, "email", NOTIFICATION_EMAIL_MAX_BYTES, &event.email) ||
         !read_event_time(object, &event.event_time_ms) ||
@@ -220,50 +282,100 @@ static void read_events(const json_t *events, struct notification *notification)
 
     if (count == 0 || count > NOTIFICATION_EVENTS_MAX)
         return;
-    for (size_t i = 0; i < count; i++)
-        if (!read_event(in_array ? json_array_get(events, i) : events, notification->jti != NULL,
-                        &notification->events[i]))
+    for (size_t i = 0; i < count; i++) {
+        struct object object = {.tree = in_array ? json_array_get(events, i) : events};
+
+        if (!json_is_object(object.tree) ||
+            !read_event(&object, notification->jti != NULL, &notification->events[i]))
             return;
+    }
     notification->event_count = count;
 }
 
-/* The claim `events`: Apple sends a string with JSON in it, its page draws an object. */
-static int read_events_claim(const json_t *claim, struct notification *notification)
+/* A text is read flat in a copy of its own, which is 0, the object and the memory that it points
+ * into; or by jansson, where that is -ENOENT; or -ENOMEM. */
+static int read_flat(const char *text, size_t text_bytes, struct json_flat *ret_flat,
+                     char **ret_owned)
 {
-    json_t *events;
-    int error;
+    char *owned = malloc(text_bytes + 1);
 
-    notification->has_events = claim != NULL;
-    if (!json_is_string(claim)) {
-        read_events(claim, notification);
-        return 0;
+    if (!owned)
+        return -ENOMEM;
+    memcpy(owned, text, text_bytes);
+    if (!json_flat_read(owned, text_bytes, ret_flat)) {
+        free(owned);
+        return -ENOENT;
     }
-    error = json_text_parse(json_string_value(claim), json_string_length(claim), &events);
+    *ret_owned = owned;
+    return 0;
+}
+
+/* Events in a string: Apple writes one flat object. */
+static int read_events_text(const struct member *claim, struct notification *notification)
+{
+    struct json_flat flat;
+    struct object object = {.flat = &flat};
+    json_t *events;
+    int error = read_flat(claim->text, claim->text_bytes, &flat, &notification->events_text);
+
+    if (error == 0 && read_event(&object, notification->jti != NULL, &notification->events[0]))
+        notification->event_count = 1;
+    if (error != -ENOENT)
+        return error;
+    error = json_text_parse(claim->text, claim->text_bytes, &events);
     if (error)
         return error == -EINVAL ? 0 : error;
-    notification->events_storage = events;
+    notification->events_tree = events;
     read_events(events, notification);
     return 0;
+}
+
+/* All claims; an error only where memory is out. */
+static enum verdict read_all(const struct object *claims, struct notification *notification)
+{
+    struct member events = find(claims, "events");
+
+    if (!read_claims(claims, notification))
+        return VERDICT_CLAIMS_MALFORMED;
+    /* Apple sends a string with JSON in it, its page draws an object. */
+    notification->has_events = events.kind != KIND_ABSENT;
+    if (events.kind == KIND_STRING)
+        return read_events_text(&events, notification) == 0 ? VERDICT_ACCEPTED : VERDICT_INTERNAL;
+    read_events(events.tree, notification);
+    return VERDICT_ACCEPTED;
+}
+
+/* With jansson. */
+static enum verdict parse_tree(const char *payload, size_t payload_bytes,
+                               struct notification *notification)
+{
+    json_t *claims;
+    struct object object;
+    int error = json_text_parse(payload, payload_bytes, &claims);
+
+    if (error)
+        return error == -ENOMEM ? VERDICT_INTERNAL : VERDICT_CLAIMS_MALFORMED;
+    notification->claims_tree = claims;
+    object = (struct object){.tree = claims};
+    return json_is_object(claims) ? read_all(&object, notification) : VERDICT_CLAIMS_MALFORMED;
 }
 
 enum verdict notification_parse(const char *payload, size_t payload_bytes,
                                 struct notification *ret_notification)
 {
     struct notification notification = {0};
-    json_t *claims;
-    int error;
+    struct json_flat flat;
+    struct object object = {.flat = &flat};
+    enum verdict verdict = VERDICT_INTERNAL;
+    int error = read_flat(payload, payload_bytes, &flat, &notification.claims_text);
 
-    error = json_text_parse(payload, payload_bytes, &claims);
-    if (error)
-        return error == -ENOMEM ? VERDICT_INTERNAL : VERDICT_CLAIMS_MALFORMED;
-    notification.claims_storage = claims;
-    if (!json_is_object(claims) || !read_claims(claims, &notification)) {
+    if (error == 0)
+        verdict = read_all(&object, &notification);
+    else if (error == -ENOENT)
+        verdict = parse_tree(payload, payload_bytes, &notification);
+    if (verdict != VERDICT_ACCEPTED) {
         notification_release(&notification);
-        return VERDICT_CLAIMS_MALFORMED;
-    }
-    if (read_events_claim(json_object_get(claims, "events"), &notification) != 0) {
-        notification_release(&notification);
-        return VERDICT_INTERNAL;
+        return verdict;
     }
     *ret_notification = notification;
     return VERDICT_ACCEPTED;
@@ -273,7 +385,9 @@ void notification_release(struct notification *notification)
 {
     if (!notification)
         return;
-    json_decref(notification->claims_storage);
-    json_decref(notification->events_storage);
+    json_decref(notification->claims_tree);
+    json_decref(notification->events_tree);
+    free(notification->claims_text);
+    free(notification->events_text);
     *notification = (struct notification){0};
 }

@@ -122,7 +122,7 @@ START_TEST(a_notification_is_accepted)
     ck_assert_uint_eq(judgement.notification.event_count, 1);
     ck_assert_str_eq(judgement.notification.events[0].sub, "001");
     judgement_release(&judgement);
-    ck_assert_ptr_null(judgement.notification.claims_storage);
+    ck_assert_ptr_null(judgement.notification.claims_text);
     judgement_release(&judgement);
     judgement_release(NULL);
     free(payload);
@@ -275,7 +275,7 @@ START_TEST(the_signature_comes_first)
 
         ck_assert_int_eq(judgement.verdict, VERDICT_BAD_SIGNATURE);
         ck_assert(!judgement.signature_verified);
-        ck_assert_ptr_null(judgement.notification.claims_storage);
+        ck_assert_ptr_null(judgement.notification.claims_text);
         ck_assert_ptr_null(judgement.notification.aud);
         judgement_release(&judgement);
         free(token);
