@@ -10,6 +10,7 @@
 #: make asan       every test with AddressSanitizer and UBSan;  make tsan: with ThreadSanitizer
 #: make cov        every test, then the coverage of lines and branches
 #: make fuzz       fuzz every parser (FUZZ_RUNS or FUZZ_SECONDS);  make fuzz-NAME: one
+#: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
 #: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
 #: make deps       install what the build needs (deps-all: everything above)
@@ -59,6 +60,7 @@ PROGRAM  := $(BUILD)/siwa-notifyd
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/unit/test_*.c)))
 TOOLS    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/tools/*.c)))
 PRELOAD  := $(patsubst %.c,$(BUILD)/%.so,$(sort $(wildcard tests/fault/preload_*.c)))
+PROOF    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/proof/*.c)))
 FUZZ     := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
 all: $(PROGRAM)
@@ -169,6 +171,15 @@ $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%): TEST_LIBS = -fsanitize=fuzzer
 bench: all tests
 	SIWA_BUILD=$(BUILD) tests/bench/run
 
+# SIZE=ci takes minutes, SIZE=full days; PROOF_ARGS goes to tests/proof/run, which tells more.
+SIZE       ?= ci
+PROOF_ARGS ?=
+
+proof: all tests proof-programs
+	SIWA_BUILD=$(BUILD) tests/proof/run --size $(SIZE) $(PROOF_ARGS)
+
+proof-programs: $(PROOF)
+
 # Where things go. The configuration is in /etc whatever PREFIX is: that is where the daemon looks.
 DESTDIR     ?=
 PREFIX      ?= /usr/local
@@ -216,6 +227,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench install uninstall help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)

@@ -30,9 +30,9 @@ class CannotTry(Exception):
 class Copy:
     """A copy of the tree and its build, to be broken again and again."""
 
-    def __init__(self, root=ROOT, build=BUILD, make=()):
+    def __init__(self, root=ROOT, build=BUILD, also=()):
         self.build = build
-        self.make_arguments = [f"BUILD={build}", *make]
+        self.make_arguments = [f"BUILD={build}"]
         self.folder = tempfile.TemporaryDirectory(prefix="siwa-sabotage-")
         self.root = pathlib.Path(self.folder.name)
         self.originals = {}
@@ -42,8 +42,9 @@ class Copy:
             if (root / name).is_file():
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, self.root / name)
-        if (root / build).is_dir():
-            shutil.copytree(root / build, self.root / build, symlinks=True)  # with its times: make builds only what changed
+        for folder in (build, *also):
+            if (root / folder).is_dir():  # with its times, so that make builds only what changed
+                shutil.copytree(root / folder, self.root / folder, symlinks=True)
         # What lies beside the tree does not lie beside the copy.
         vectors = os.environ.get("VECTORS_DIR", "../shared/vectors")
         self.environment = {**os.environ, "SIWA_BUILD": build, "VECTORS_DIR": str((root / vectors).resolve())}
@@ -77,14 +78,14 @@ class Copy:
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               errors="replace", timeout=timeout, check=False)
 
-    def control(self, changes, targets, command, timeout=1800):
+    def control(self, changes, targets, command, timeout=1800, environment=None):
         """Whether a command fails once the changes, [(file, old, new), …], were made; and what it said."""
         try:
             for change in changes:
                 self.change(*change)
             self.make(*targets)
             try:
-                done = self.run(command, timeout)
+                done = self.run(command, timeout, environment)
             except subprocess.TimeoutExpired:
                 return True, f"did not end within {timeout} s"
             return done.returncode != 0, done.stdout
