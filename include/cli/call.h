@@ -8,6 +8,7 @@
 #ifndef SIWA_CLI_CALL_H
 #define SIWA_CLI_CALL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -21,10 +22,11 @@ struct call_request {
     const char *method;      /* "GET", "POST", …; upper case */
     const char *body;        /* NULL for none */
     size_t body_bytes;
-    const char *content_type; /* with a body; NULL sends no such header */
-    unsigned timeout_ms;      /* in all; 0 is refused */
-    size_t reply_max_bytes;   /* a longer body is an error */
-    const char *ca_file;      /* NULL or "" is the system's */
+    const char *content_type;          /* with a body; NULL sends no such header */
+    unsigned timeout_ms;               /* in all; 0 is refused */
+    size_t reply_max_bytes;            /* a longer body is an error */
+    const char *ca_file;               /* NULL or "" is the system's */
+    const volatile sig_atomic_t *stop; /* ends the call within a second once it is not 0; or NULL */
 };
 
 /* What came back. */
@@ -39,8 +41,8 @@ struct call_reply {
  * with call_reply_release. Otherwise -errno and one sentence in ret_why, which names the place and
  * never shows what was sent or received: -ENOENT and -ECONNREFUSED (nobody there), -EACCES (the
  * socket's mode), -ETIMEDOUT, -EFBIG (answer too large), -EPROTO (no HTTP, cut short),
- * -EKEYREJECTED (TLS), -EINVAL (the request itself), -ENOMEM, -EIO. Blocks; not from two threads
- * before its first return. */
+ * -ECANCELED (stop), -EKEYREJECTED (TLS), -EINVAL (the request itself), -ENOMEM, -EIO. Blocks; not
+ * from two threads before its first return. */
 int call_send(const struct call_request *request, struct call_reply *ret_reply,
               char ret_why[CALL_WHY_BYTES]);
 

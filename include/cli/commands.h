@@ -12,7 +12,10 @@
     X(serve, "serve", "receive notifications and store them") \
     X(check_config, "check-config", "check a configuration and say all that is wrong with it") \
     X(verify, "verify", "judge a notification on standard input as the daemon would") \
-    X(events, "events", "show the events in the outbox, and follow it") \
+    X(events, "events", "show the events in the outbox, follow it, give them to a command") \
+    X(consumers, "consumers", "list how far each consumer is") \
+    X(ack, "ack", "tell that a consumer is done with events") \
+    X(seek, "seek", "move a consumer back or forward") \
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
     X(backup, "backup", "copy the outbox while notifications arrive") \

@@ -99,6 +99,19 @@ static size_t on_header(char *bytes, size_t size, size_t count, void *context)
                : 0;
 }
 
+/* Called about once a second while nothing comes. */
+static int on_progress(void *context, curl_off_t down_all, curl_off_t down, curl_off_t up_all,
+                       curl_off_t up)
+{
+    const struct call_request *request = context;
+
+    (void)down_all;
+    (void)down;
+    (void)up_all;
+    (void)up;
+    return *request->stop != 0;
+}
+
 /* ---- what is asked ---- */
 
 static bool method_plausible(const char *method)
@@ -279,6 +292,11 @@ static bool set_options(struct call *call, bool here)
     SET(CURLOPT_WRITEDATA, call);
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, call);
+    if (request->stop) {
+        SET(CURLOPT_XFERINFOFUNCTION, on_progress);
+        SET(CURLOPT_XFERINFODATA, request);
+        SET(CURLOPT_NOPROGRESS, 0L);
+    }
     if (request->unix_socket)
         SET(CURLOPT_UNIX_SOCKET_PATH, request->unix_socket);
     if (request->unix_socket || here)
@@ -344,6 +362,8 @@ static int explain(const struct call *call, CURLcode code, char ret_why[CALL_WHY
         return refuse(ret_why, -EFBIG, "the answer of %s exceeds %zu bytes", place,
                       call->request->reply_max_bytes);
     switch (code) {
+    case CURLE_ABORTED_BY_CALLBACK:
+        return refuse(ret_why, -ECANCELED, "told to stop");
     case CURLE_OUT_OF_MEMORY:
         return refuse(ret_why, -ENOMEM, "memory is out");
     case CURLE_COULDNT_RESOLVE_HOST:

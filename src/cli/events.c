@@ -6,14 +6,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdio_ext.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "listener/event_json.h"
 #include "cli/moment.h"
+#include "consume.h"
 #include "dispatcher/outbox.h"
+#include "listener/event_json.h"
 #include "support/config.h"
 #include "support/log.h"
 
@@ -24,20 +26,38 @@
 /* What is shown, and how far. */
 struct listing {
     struct outbox_reader *reader;
-    int64_t after; /* the last id that was shown */
-    int64_t left;  /* of --limit; negative for no limit */
-    bool json, follow;
-    int error; /* -errno of writing */
+    const char *consumer, *command; /* NULL where not given */
+    int64_t after;                  /* the last id that was shown */
+    int64_t left;                   /* of --limit; negative for no limit */
+    int64_t raw_id;                 /* of the last body that was shown */
+    bool json, follow, raw;
+    bool incomplete; /* a body was removed */
+    int error;       /* -errno of writing */
 };
 
 static const char events_name[] = "events";
 
 static const char events_about[] =
-    "Shows the events in the outbox in the order of their commits. It only reads; who\n"
-    "may read the database may run it. The output holds personal data.\n"
+    "Shows the events in the outbox in the order of their commits. The output holds\n"
+    "personal data. It only reads; who may read the database may run it.\n"
     "\n"
     "--follow goes on with every event as it is committed, until it is interrupted or\n"
-    "nobody reads its output any more.\n"
+    "nobody reads its output any more. --json writes each event as one line at once.\n"
+    "\n"
+    "--consumer NAME shows what the consumer has not acknowledged yet. It asks the\n"
+    "running daemon: who may open the control socket may run it.\n"
+    "\n"
+    "--exec COMMAND runs `sh -c COMMAND` for one event after the other, with the event\n"
+    "as JSON on its standard input and its id in SIWA_EVENT_ID. What exits 0 is\n"
+    "acknowledged for the consumer; else it is run again for the same event, after 1 s,\n"
+    "2 s and so on up to 5 minutes. Each event is given at least once, in order, also\n"
+    "across restarts. When told to stop, the command under way is waited for.\n"
+    "\n"
+    "--raw gives the body of each notification as Apple sent it, byte for byte and once,\n"
+    "however many events it holds. With --exec 'curl …' a second receiver is fed:\n"
+    "\n"
+    "  --follow --consumer staging --raw --exec 'curl -sS --fail-with-body \\\n"
+    "      -H \"Content-Type: application/json\" --data-binary @- URL'\n"
     "\n"
     "Exit status: 0, 1 when something failed, 2 for a wrong command line.";
 
@@ -71,12 +91,47 @@ static int print_line(const struct outbox_row *row)
                : 0;
 }
 
+/* A body and a line break after it, which it has none of in itself: Apple sends none. */
+static int print_body(const char *body, size_t bytes)
+{
+    return fwrite(body, 1, bytes, stdout) == bytes && putchar('\n') != EOF ? 0 : -errno;
+}
+
+/* The body that an event came in, unless the event before came in the same. */
+static int print_raw(struct listing *listing, int64_t id)
+{
+    char *body = NULL;
+    size_t bytes = 0;
+    int64_t raw_id = 0;
+    int error = outbox_reader_raw(listing->reader, id, &raw_id, &body, &bytes);
+
+    if (error < 0 || raw_id == listing->raw_id)
+        goto end;
+    listing->raw_id = raw_id;
+    if (body) {
+        error = print_body(body, bytes);
+    } else {
+        cli_error(events_name, "event %lld: its body was removed", (long long)id);
+        listing->incomplete = true;
+    }
+end:
+    free(body);
+    return error;
+}
+
+static int print_row(struct listing *listing, const struct outbox_row *row)
+{
+    if (listing->raw)
+        return print_raw(listing, row->id);
+    return listing->json ? cli_print_json(event_json(row)) : print_line(row);
+}
+
 static bool on_row(void *context, const struct outbox_row *row)
 {
     struct listing *listing = context;
 
     errno = 0;
-    listing->error = listing->json ? cli_print_json(event_json(row)) : print_line(row);
+    listing->error = print_row(listing, row);
     if (listing->error < 0)
         return false;
     listing->after = row->id;
@@ -149,21 +204,88 @@ static int follow(struct listing *listing)
     return (int)seen;
 }
 
-static int show(struct listing *listing)
+static void print_head(const struct listing *listing)
 {
-    if (!listing->json)
+    if (!listing->json && !listing->raw)
         (void)printf("%8s  %-20s  %-15s  %-24s  %-44s  %s\n", "ID", "EVENT TIME", "TYPE", "APP",
                      "SUB", "EMAIL");
-    int error = listing->follow ? follow(listing) : show_rows(listing);
+}
+
+/* The exit code after an error, which is told of here unless explained is set. */
+static int end_of(const struct listing *listing, int error, bool explained)
+{
     if (error == -EPIPE || (error < 0 && events_stop)) {
         /* Whoever read has had enough, or we were told to end: no failure, and nothing to flush. */
         __fpurge(stdout);
         clearerr(stdout);
         return CLI_OK;
     }
-    if (error < 0 && listing->error == 0)
+    if (error < 0 && !explained)
         cli_error(events_name, "the outbox cannot be read: %s", strerror(-error));
-    return error < 0 ? CLI_REFUSED : CLI_OK;
+    return error < 0 || listing->incomplete ? CLI_REFUSED : CLI_OK;
+}
+
+static int show(struct listing *listing)
+{
+    print_head(listing);
+    int error = listing->follow ? follow(listing) : show_rows(listing);
+    return end_of(listing, error, listing->error != 0);
+}
+
+/* ---- a consumer's ---- */
+
+static const char *text_of(const json_t *event, const char *name)
+{
+    return json_string_value(json_object_get(event, name));
+}
+
+/* What print_line shows of an event; borrowed. */
+static struct outbox_row row_of(const json_t *event)
+{
+    const json_t *time = json_object_get(event, "event_time_ms");
+
+    return (struct outbox_row){.id = json_integer_value(json_object_get(event, "id")),
+                               .type = text_of(event, "type"),
+                               .client_id = text_of(event, "client_id"),
+                               .app = text_of(event, "app"),
+                               .sub = text_of(event, "sub"),
+                               .email = text_of(event, "email"),
+                               .event_time_ms =
+                                   json_is_integer(time) ? json_integer_value(time) : -1};
+}
+
+static int show_event(void *context, const json_t *event)
+{
+    struct listing *listing = context;
+    const json_t *raw = json_object_get(event, "raw");
+    struct outbox_row row = row_of(event);
+
+    errno = 0;
+    if (listing->raw)
+        listing->error = print_body(json_string_value(raw), json_string_length(raw));
+    else
+        listing->error = listing->json ? cli_print_json(json_deep_copy(event)) : print_line(&row);
+    if (listing->error == 0 && fflush(stdout) != 0)
+        listing->error = -errno;
+    return listing->error;
+}
+
+static int show_consumer(struct listing *listing, const struct config *config)
+{
+    struct consume consume = {.config = config,
+                              .consumer = listing->consumer,
+                              .command = listing->command,
+                              .raw = listing->raw,
+                              .follow = listing->follow,
+                              .left = listing->left,
+                              .stop = &events_stop,
+                              .show = show_event,
+                              .context = listing};
+
+    catch_stop();
+    if (!listing->command)
+        print_head(listing);
+    return end_of(listing, consume_run(&consume), true);
 }
 
 static int events(const char *config_file, struct listing *listing)
@@ -174,6 +296,11 @@ static int events(const char *config_file, struct listing *listing)
     int code = cli_load_config(events_name, config_file, &config);
     if (code != CLI_OK)
         return code;
+    if (listing->consumer) {
+        code = show_consumer(listing, config);
+        config_free(config);
+        return code;
+    }
     int error = outbox_reader_open(config->database, &listing->reader, why);
     config_free(config);
     if (error < 0) {
@@ -185,13 +312,37 @@ static int events(const char *config_file, struct listing *listing)
     return code;
 }
 
+/* Whether the options can stand together; explains where they cannot. */
+static bool options_fit(const struct listing *listing)
+{
+    const char *wrong = NULL;
+
+    if (listing->raw && listing->json)
+        wrong = "--raw and --json exclude each other";
+    else if (listing->command && !listing->consumer)
+        wrong = "--exec acknowledges: it needs --consumer NAME";
+    else if (listing->command && listing->json)
+        wrong = "--exec gives JSON anyway: leave out --json";
+    else if (listing->consumer && listing->after >= 0)
+        wrong = "a consumer has a position of its own: leave out --after";
+    else if (listing->consumer && !consume_name_good(listing->consumer))
+        wrong = "--consumer takes the name of one: small letters, digits and -";
+    if (wrong)
+        cli_error(events_name, "%s", wrong);
+    return !wrong;
+}
+
 int cli_events(int argc, char **argv)
 {
-    struct listing listing = {.left = -1};
+    struct listing listing = {.after = -1, .left = -1};
     const char *config_file = CONFIG_DEFAULT_FILE;
     const struct cli_option options[] = {
         cli_number("after", "ID", "only events after this one (default 0)", &listing.after, 0,
                    INT64_MAX),
+        cli_text("consumer", "NAME", "what this consumer has not acknowledged", &listing.consumer),
+        cli_text("exec", "COMMAND", "run it for each event, and acknowledge what exits 0",
+                 &listing.command),
+        cli_flag("raw", "the bodies as Apple sent them", &listing.raw),
         cli_number("limit", "N", "at most this many (default all)", &listing.left, 1, INT64_MAX),
         cli_flag("follow", "go on with what is committed from now on", &listing.follow),
         cli_config_option(&config_file),
@@ -203,5 +354,9 @@ int cli_events(int argc, char **argv)
 
     if (!cli_parse(&usage, argc, argv, &operands, &code))
         return code;
+    if (!options_fit(&listing))
+        return CLI_USAGE;
+    if (listing.after < 0)
+        listing.after = 0;
     return events(config_file, &listing);
 }

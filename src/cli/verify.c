@@ -9,11 +9,11 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "listener/event_json.h"
 #include "cli/moment.h"
 #include "dispatcher/policy.h"
 #include "keys/fetch.h"
 #include "keys/key_cache.h"
+#include "listener/event_json.h"
 #include "support/clock.h"
 #include "support/config.h"
 #include "verifier/judge.h"
