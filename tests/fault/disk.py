@@ -25,11 +25,11 @@ COUNTS = struct.Struct("<7Q")  # seen, struck, seen of each kind
 
 
 class Disk:
-    """See above. The folder may not exist yet when the object is made, but must when the program starts."""
+    """See above. The file of the orders is made in the folder unless another is named."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, file=None):
         self.folder = pathlib.Path(folder)
-        self.file = self.folder / "faults"
+        self.file = pathlib.Path(file or self.folder / "faults")
         self.file.write_bytes(bytes(HEAD.size + COUNTS.size))
         with open(self.file, "r+b") as file:
             self.memory = mmap.mmap(file.fileno(), HEAD.size + COUNTS.size)

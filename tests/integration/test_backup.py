@@ -209,7 +209,7 @@ class TestBackup(BackupCase):
                 calls = disk.seen
                 self.assertGreater(calls, 0, kind)
                 earlier = self.file.read_bytes()
-                for at in range(1, calls + 1):
+                for at in range(1, calls + 1, 4 if kind == "write" else 1):
                     with self.subTest(kind, at=at):
                         disk.strike(kind, error=28, at=at)
                         done = daemon.command("backup", "--force", self.file, environment=disk.environment)
