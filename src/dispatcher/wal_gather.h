@@ -1,5 +1,6 @@
 /*
- * wal_gather: a layer under SQLite that writes a commit's frames to the WAL with one call.
+ * wal_gather: a layer under SQLite that writes a commit's frames to the WAL with one call, into
+ * room that was made before.
  */
 #ifndef SIWA_DISPATCHER_WAL_GATHER_H
 #define SIWA_DISPATCHER_WAL_GATHER_H
@@ -7,6 +8,9 @@
 /* A larger commit is written in pieces. SQLite's own layer writes at most 128 KiB - 1 with one
  * call, and takes 128 KiB and its multiples for a full disk (it masks the size with 0x1ffff). */
 #define WAL_GATHER_BYTES (127 * 1024)
+
+/* How far ahead the WAL is made longer: some fifty commits of one notification. */
+#define WAL_AHEAD_BYTES (1024 * 1024)
 
 #define WAL_GATHER_VFS "siwa-wal-gather"
 
