@@ -12,6 +12,7 @@
 #: make fuzz       fuzz every parser (FUZZ_RUNS or FUZZ_SECONDS);  make fuzz-NAME: one
 #: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
+#: make deb        the Debian package, into build/deb;  make check-package: build it twice, look at it (minutes)
 #: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
 #: make deps       install what the build needs (deps-all: everything above)
 
@@ -30,6 +31,7 @@ DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy 
 DEPS_LINT  := clang-format-14 cppcheck shellcheck mandoc python3 check
 DEPS_COV   := gcovr
 DEPS_SHOW  := chromium
+DEPS_DEB   := build-essential debhelper check
 DEPS_FUZZ  := clang-14 libclang-rt-14-dev
 
 # Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
@@ -180,12 +182,21 @@ proof: all tests proof-programs
 
 proof-programs: $(PROOF)
 
+deb:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB)
+	tests/tools/deb $(BUILD)/deb
+
+check-package:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB) $(DEPS_TEST) lintian
+	tests/tools/check-package
+
 # Where things go. The configuration is in /etc whatever PREFIX is: that is where the daemon looks.
 DESTDIR     ?=
 PREFIX      ?= /usr/local
 bindir      ?= $(PREFIX)/bin
 mandir      ?= $(PREFIX)/share/man
 docdir      ?= $(PREFIX)/share/doc/siwa-notifyd
+completiondir ?= $(PREFIX)/share/bash-completion/completions
 sysconfdir  ?= /etc
 unitdir     ?= $(PREFIX)/lib/systemd/system
 sysusersdir ?= $(PREFIX)/lib/sysusers.d
@@ -200,6 +211,7 @@ CONF  := $(DESTDIR)$(sysconfdir)/siwa-notifyd/siwa-notifyd.conf
 install: all
 	$(INSTALL) -D -m 755 $(BUILD)/siwa-notifyd $(DESTDIR)$(bindir)/siwa-notifyd
 	set -e; for file in $(DOC); do $(INSTALL) -D -m 644 conf/$$file $(DESTDIR)$(docdir)/$$file; done
+	$(INSTALL) -D -m 644 conf/bash-completion $(DESTDIR)$(completiondir)/siwa-notifyd
 	[ -e $(CONF) ] || $(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(CONF)
 	set -e; for page in $(MAN); do \
 	    $(INSTALL) -D -m 644 $$page $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
@@ -213,7 +225,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/siwa-notifyd
 	! cmp -s conf/siwa-notifyd.conf $(CONF) || rm -f $(CONF)
-	rm -f $(DOC:%=$(DESTDIR)$(docdir)/%)
+	rm -f $(DOC:%=$(DESTDIR)$(docdir)/%) $(DESTDIR)$(completiondir)/siwa-notifyd
 	set -e; for page in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
 	rm -f $(UNITS:systemd/%=$(DESTDIR)$(unitdir)/%)
 	rm -f $(DESTDIR)$(sysusersdir)/siwa-notifyd.conf $(DESTDIR)$(tmpfilesdir)/siwa-notifyd.conf
@@ -227,6 +239,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs install uninstall help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs deb check-package install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)

@@ -179,6 +179,34 @@ class Manual(unittest.TestCase):
                 caught_up(4)
 
 
+class Completion(unittest.TestCase):
+    """What bash offers: conf/bash-completion asks the program itself."""
+
+    def offered(self, *words):
+        """What it offers for the last of the words."""
+        script = (f"source {harness.ROOT}/conf/bash-completion; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _siwa_notifyd; "
+                  "printf '%s\\n' \"${COMPREPLY[@]}\"")
+        done = subprocess.run(["bash", "--norc", "-c", script, "bash", harness.PROGRAM, *words], capture_output=True, text=True,
+                              check=True, cwd=harness.ROOT)
+        self.assertEqual(done.stderr, "")
+        return set(done.stdout.split())
+
+    def test_every_command_and_option(self):
+        self.assertEqual(self.offered(""), {*commands(), "help", "--help", "--version"})
+        self.assertEqual(self.offered("help", ""), set(commands()))
+        self.assertEqual(self.offered("eve"), {"events"})
+        for command in commands():
+            with self.subTest(command=command):
+                options = {f"--{name}" for name in re.findall(r"^  --([a-z-]+)", help_of(command), re.M)}
+                self.assertEqual(self.offered(command, ""), options)
+
+    def test_values(self):
+        self.assertEqual(self.offered("serve", "--config", "READ"), {"README.md"})
+        self.assertEqual(self.offered("events", "--after", ""), set())
+        self.assertEqual(self.offered("events", "--follow", "--j"), {"--json"})
+        self.assertEqual(self.offered("nonsense", "--"), set())
+
+
 class Documents(unittest.TestCase):
     """README.md, CONTRIBUTING.md and doc/: what they name exists."""
 

@@ -34,6 +34,7 @@ class Install(unittest.TestCase):
         for path in ("usr/local/bin/siwa-notifyd", "etc/siwa-notifyd/siwa-notifyd.conf",
                      "usr/local/share/doc/siwa-notifyd/siwa-notifyd.conf",
                      "usr/local/share/doc/siwa-notifyd/nginx.conf", "usr/local/share/doc/siwa-notifyd/Caddyfile",
+                     "usr/local/share/bash-completion/completions/siwa-notifyd",
                      "usr/local/lib/systemd/system/siwa-notifyd.service",
                      "usr/local/lib/systemd/system/siwa-notifyd-keys@.service",
                      "usr/local/lib/sysusers.d/siwa-notifyd.conf", "usr/local/lib/tmpfiles.d/siwa-notifyd.conf"):
