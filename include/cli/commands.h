@@ -16,6 +16,7 @@
     X(consumers, "consumers", "list how far each consumer is") \
     X(ack, "ack", "tell that a consumer is done with events") \
     X(seek, "seek", "move a consumer back or forward") \
+    X(quarantine, "quarantine", "show what was stored apart, release or drop it") \
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
     X(backup, "backup", "copy the outbox while notifications arrive") \

@@ -12,6 +12,10 @@
  *   GET  /v1/keys            the keys as control_keys_json gives them
  *   POST /v1/keys/refresh    fetches the key set now; answers when the attempt is over
  *   POST /v1/keys/distrust   {"kid": "…"}: never trusted again, at once and after restarts
+ *   GET  /v1/quarantine      what was stored apart: {"quarantine": [{"id", "reason", "client_id",
+ *                            "received_at_ms", "bytes"}], "most_rows"}
+ *   POST /v1/quarantine/ID/release   verified again, it becomes events like any other
+ *   POST /v1/quarantine/ID/drop      it is removed
  *   GET  /v1/state           version, pid, uptime, readiness, keys, refresh, queue, writer
  */
 #ifndef SIWA_LISTENER_CONTROL_H
@@ -24,6 +28,7 @@
 #include "keys/refresher.h"
 #include "listener/health.h"
 #include "listener/http.h"
+#include "listener/ingress.h"
 
 #define CONTROL_BODY_MAX_BYTES  4096 /* http_limits.body_bytes of its server */
 #define CONTROL_CONNECTIONS     128
@@ -46,6 +51,7 @@ struct control_settings {
     struct key_cache *key_cache;
     struct refresher *refresher;
     struct consumers *consumers;
+    struct ingress *ingress; /* whose policy a release goes by; NULL: there are none */
     struct writer *writer;
     struct outbox_reader *reader; /* of the loop's thread while the loop runs */
     struct http_loop *loop;       /* that serves it; may be NULL until the first request */

@@ -98,6 +98,8 @@ enum health_state { HEALTH_STATE_FAIL = 0, HEALTH_STATE_WARN, HEALTH_STATE_OK };
     X(QUEUE, "queue") \
     X(DISK, "disk") \
     X(CLOCK, "clock") \
+    X(QUARANTINE, "quarantine") \
+    X(DEFERRED, "deferred") \
     X(DRAINING, "draining")
 
 enum health_check_id {

@@ -55,6 +55,12 @@ void ingress_free(struct ingress *ingress);
  * changed. Any thread. */
 int ingress_reconfigure(struct ingress *ingress, struct config *config, struct http_server *server);
 
+/* The policy in force, a new reference. Any thread. */
+struct policy *ingress_policy(struct ingress *ingress);
+
+/* Counts the rows of a delivery that became events outside of Apple's path. Any thread. */
+void ingress_count_stored(struct ingress *ingress, const struct delivery *delivery);
+
 /* The limits of Apple's listener in a configuration. */
 struct http_limits ingress_limits(const struct config *config);
 

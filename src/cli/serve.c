@@ -463,6 +463,7 @@ static int make_services(struct serve *serve)
                                                        .key_cache = serve->keys,
                                                        .refresher = serve->refresher,
                                                        .consumers = serve->consumers,
+                                                       .ingress = serve->ingress,
                                                        .writer = serve->writer,
                                                        .reader = serve->reader,
                                                        .loop = serve->reader_loop,

@@ -296,6 +296,39 @@ static void judge_clock(const struct health_facts *facts, struct health_check *c
         conclude_ok(check);
 }
 
+static void judge_quarantine(const struct health_facts *facts, struct health_check *check)
+{
+    const struct outbox_apart *apart = &facts->pulse.writer.apart;
+    bool full = apart->quarantine_rows >= OUTBOX_QUARANTINE_ROWS ||
+                apart->quarantine_bytes > OUTBOX_QUARANTINE_BYTES - NOTIFICATION_BODY_MAX_BYTES;
+
+    if (full)
+        conclude(check, HEALTH_STATE_WARN,
+                 "the quarantine is full (%" PRId64 " notifications), and what belongs there is "
+                 "answered 503: `siwa-notifyd quarantine list`, then release or drop",
+                 apart->quarantine_rows);
+    else if (apart->quarantine_rows > 0)
+        conclude(check, HEALTH_STATE_WARN,
+                 "%" PRId64 " notifications that Apple signed are in quarantine, and no consumer "
+                 "sees them: `siwa-notifyd quarantine list`, then release or drop",
+                 apart->quarantine_rows);
+    else
+        conclude_ok(check);
+}
+
+static void judge_deferred(const struct health_facts *facts, struct health_check *check)
+{
+    int64_t rows = facts->pulse.writer.apart.deferred_rows;
+
+    if (rows > 0)
+        conclude(check, HEALTH_STATE_WARN,
+                 "%" PRId64 " notifications, forged ones maybe among them, are kept until the keys "
+                 "arrive that would have signed them",
+                 rows);
+    else
+        conclude_ok(check);
+}
+
 static void judge_draining(const struct health_facts *facts, struct health_check *check)
 {
     if (facts->draining)
@@ -316,6 +349,8 @@ void health_judge(const struct health_facts *facts, struct health_report *ret_re
     judge_queue(facts, &checks[HEALTH_CHECK_QUEUE]);
     judge_disk(facts, &checks[HEALTH_CHECK_DISK]);
     judge_clock(facts, &checks[HEALTH_CHECK_CLOCK]);
+    judge_quarantine(facts, &checks[HEALTH_CHECK_QUARANTINE]);
+    judge_deferred(facts, &checks[HEALTH_CHECK_DEFERRED]);
     judge_draining(facts, &checks[HEALTH_CHECK_DRAINING]);
 
     ret_report->ready = true;
@@ -551,6 +586,12 @@ static json_t *numbers(const struct health_facts *facts, enum health_check_id id
     case HEALTH_CHECK_CLOCK:
         return json_pack("{s:I,s:I}", "now_s", (json_int_t)(facts->wall_ms / 1000), "jump_s",
                          (json_int_t)(jumped_lately(facts) ? facts->jump_ms / 1000 : 0));
+    case HEALTH_CHECK_QUARANTINE:
+        return json_pack("{s:I,s:I}", "count", (json_int_t)writer->apart.quarantine_rows, "bytes",
+                         (json_int_t)writer->apart.quarantine_bytes);
+    case HEALTH_CHECK_DEFERRED:
+        return json_pack("{s:I,s:I}", "count", (json_int_t)writer->apart.deferred_rows, "bytes",
+                         (json_int_t)writer->apart.deferred_bytes);
     case HEALTH_CHECK_THREADS:
     case HEALTH_CHECK_DRAINING:
     case HEALTH_CHECK_COUNT:

@@ -49,8 +49,8 @@ struct ingress {
     const struct config *config; /* in force: the one of the start, or owned */
     struct config *owned;
     struct policy *policy;
-    pthread_mutex_t reload_lock;
-    struct reload reload; /* the newest that was not adopted yet; guarded by the lock */
+    pthread_mutex_t reload_lock; /* guards reload, and policy where others than the loop read it */
+    struct reload reload;        /* the newest that was not adopted yet */
     struct jws_context *jws;
     struct key_snapshot *snapshot;
     uint64_t snapshot_generation;
@@ -191,6 +191,7 @@ static void log_notification(struct ingress *ingress, enum verdict verdict,
     const struct notification *notification = &judgement->notification;
     bool verified = judgement->signature_verified;
     bool refused = verdict_status(verdict) != 200;
+    bool loud = refused || verdict == VERDICT_QUARANTINED;
     uint64_t suppressed = 0;
     int64_t now_us = clock_monotonic_us();
 
@@ -217,7 +218,7 @@ static void log_notification(struct ingress *ingress, enum verdict verdict,
     fields[count++] = log_number("us", now_us - began_us);
     if (suppressed > 0)
         fields[count++] = log_number("suppressed", (int64_t)suppressed);
-    log_write(refused ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "notification", fields);
+    log_write(loud ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "notification", fields);
 }
 
 /* -- requests that wait ------------------------------------------------------------------------ */
@@ -653,8 +654,10 @@ static void adopt_reload(struct ingress *ingress)
     }
     free(ingress->apps);
     ingress->apps = apps;
+    pthread_mutex_lock(&ingress->reload_lock);
     policy_unref(ingress->policy);
     ingress->policy = reload.policy;
+    pthread_mutex_unlock(&ingress->reload_lock);
     config_free(ingress->owned);
     ingress->owned = reload.config;
     ingress->config = reload.config;
@@ -839,6 +842,19 @@ int ingress_reconfigure(struct ingress *ingress, struct config *config, struct h
     policy_unref(before.policy);
     config_free(before.config);
     return 0;
+}
+
+struct policy *ingress_policy(struct ingress *ingress)
+{
+    pthread_mutex_lock(&ingress->reload_lock);
+    struct policy *policy = policy_ref(ingress->policy);
+    pthread_mutex_unlock(&ingress->reload_lock);
+    return policy;
+}
+
+void ingress_count_stored(struct ingress *ingress, const struct delivery *delivery)
+{
+    ingress_deferral_count(ingress->deferral, delivery);
 }
 
 void ingress_restore_last_accepted(struct ingress *ingress, const char *client_id, int64_t last_ms)

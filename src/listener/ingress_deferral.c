@@ -25,7 +25,7 @@ struct ingress_deferral {
 
 /* -- after a commit, on the writer thread ------------------------------------------------------ */
 
-static void count_events(struct ingress_deferral *deferral, const struct delivery *delivery)
+void ingress_deferral_count(struct ingress_deferral *deferral, const struct delivery *delivery)
 {
     const struct notification *notification = &delivery->judgement.notification;
     const char *client_id = delivery->app->client_id;
@@ -73,7 +73,7 @@ static void on_settled(void *context, const struct deferral_settled *settled)
         1);
     if (!settled->delivery)
         return;
-    count_events(deferral, settled->delivery);
+    ingress_deferral_count(deferral, settled->delivery);
     log_delivered(settled);
 }
 

@@ -27,4 +27,7 @@ void ingress_deferral_turn(struct ingress_deferral *deferral, struct policy *pol
  * meanwhile. */
 void ingress_deferral_came_back(struct ingress_deferral *deferral, const struct delivery *delivery);
 
+/* Counts the rows of a delivery that did not come by Apple's path. Any thread. */
+void ingress_deferral_count(struct ingress_deferral *deferral, const struct delivery *delivery);
+
 #endif

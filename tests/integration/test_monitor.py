@@ -43,7 +43,7 @@ class TestHealth(MonitorCase):
             reply = daemon.get("/healthz")
             self.assertEqual((reply.status, reply.body), (200, "ok\n"))
             checks = self.ready(daemon)[1]
-            self.assertEqual(set(checks), {"threads", "keys", "database", "commit", "queue", "disk", "clock",
+            self.assertEqual(set(checks), {"threads", "keys", "database", "commit", "queue", "disk", "clock", "quarantine", "deferred",
                                            "draining"})
             self.assertEqual(checks["keys"]["count"], 1)
             self.assertGreaterEqual(checks["keys"]["age_s"], 0)

@@ -70,6 +70,26 @@ static enum health_state judged(const struct health_facts *facts, enum health_ch
     return report.checks[id].state;
 }
 
+/* Neither keeps a notification that arrives now from being stored. */
+START_TEST(what_is_stored_apart)
+{
+    struct health_facts facts = good_facts();
+    struct outbox_apart *apart = &facts.pulse.writer.apart;
+
+    apart->quarantine_rows = 1;
+    ck_assert_int_eq(judged(&facts, HEALTH_CHECK_QUARANTINE, 0, "1 notifications"),
+                     HEALTH_STATE_WARN);
+    apart->quarantine_rows = OUTBOX_QUARANTINE_ROWS;
+    ck_assert_int_eq(judged(&facts, HEALTH_CHECK_QUARANTINE, 0, "is full"), HEALTH_STATE_WARN);
+    apart->quarantine_rows = 2;
+    apart->quarantine_bytes = OUTBOX_QUARANTINE_BYTES - 1000;
+    ck_assert_int_eq(judged(&facts, HEALTH_CHECK_QUARANTINE, 0, "is full"), HEALTH_STATE_WARN);
+    *apart = (struct outbox_apart){.deferred_rows = 7, .deferred_bytes = 7000};
+    ck_assert_int_eq(judged(&facts, HEALTH_CHECK_DEFERRED, 0, "7 notifications"),
+                     HEALTH_STATE_WARN);
+}
+END_TEST
+
 START_TEST(all_is_well)
 {
     struct health_facts facts = good_facts();
@@ -494,6 +514,7 @@ int main(void)
     Suite *suite = suite_create("health");
     TCase *tests = tcase_create("health");
 
+    tcase_add_test(tests, what_is_stored_apart);
     tcase_add_test(tests, all_is_well);
     tcase_add_test(tests, nothing_known_is_not_ready);
     tcase_add_test(tests, a_stuck_notify_loop_is_seen_after_five_seconds);
