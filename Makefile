@@ -33,6 +33,7 @@ DEPS_COV   := gcovr
 DEPS_SHOW  := chromium
 DEPS_DEB   := build-essential debhelper check
 DEPS_FUZZ  := clang-14 libclang-rt-14-dev
+DEPS_PROOF := python3-jwcrypto # and node with npm, which Debian and others package in different ways
 
 # Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKG)))$(PKG_CFLAGS)
@@ -177,7 +178,9 @@ bench: all tests
 SIZE       ?= ci
 PROOF_ARGS ?=
 
-proof: all tests proof-programs
+proof:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_FUZZ) $(DEPS_PROOF)
+	$(MAKE) all tests proof-programs
 	SIWA_BUILD=$(BUILD) tests/proof/run --size $(SIZE) $(PROOF_ARGS)
 
 proof-programs: $(PROOF)
