@@ -26,7 +26,7 @@ PKG     := libmicrohttpd openssl jansson sqlite3 libcurl libconfig
 DEPS_BUILD := gcc libc6-dev pkg-config libmicrohttpd-dev libssl-dev libjansson-dev libsqlite3-dev \
               libcurl4-openssl-dev libconfig-dev
 DEPS_DEMO  := openssl ca-certificates
-DEPS_TEST  := check python3 openssl ca-certificates curl faketime nginx haproxy caddy prometheus strace systemd \
+DEPS_TEST  := check python3 openssl ca-certificates curl sqlite3 faketime nginx haproxy caddy prometheus strace systemd \
               systemd-container
 DEPS_LINT  := clang-format-14 cppcheck shellcheck mandoc python3 check
 DEPS_COV   := gcovr

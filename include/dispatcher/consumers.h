@@ -134,4 +134,20 @@ int consumers_list(struct consumers *consumers, struct outbox_reader *reader, in
 int consumers_position(struct consumers *consumers, struct outbox_reader *reader, const char *name,
                        int64_t *ret_position);
 
+/* What is known of the oldest account-delete that a configured consumer has not acknowledged; all
+ * zero at first. */
+struct consumers_watch {
+    int64_t from;    /* the slowest position when the search began */
+    int64_t scanned; /* up to here all was looked at */
+    int64_t found_id, found_ms;
+};
+
+/* When the oldest account-delete arrived that not every configured consumer has acknowledged; 0
+ * where there is none, or none was found yet: a call looks at no more than CONSUMERS_WATCH_ROWS
+ * rows, and the next one goes on from there. 0 or -errno as outbox_reader_rows. The reader's
+ * thread. */
+#define CONSUMERS_WATCH_ROWS 2000
+int consumers_oldest_delete(struct consumers *consumers, struct outbox_reader *reader,
+                            struct consumers_watch *watch, int64_t *ret_received_ms);
+
 #endif

@@ -9,6 +9,7 @@
 #ifndef SIWA_LISTENER_MONITOR_H
 #define SIWA_LISTENER_MONITOR_H
 
+#include "listener/consumer_metrics.h"
 #include "listener/health.h"
 #include "listener/http.h"
 #include "support/metrics.h"
@@ -19,11 +20,12 @@
 struct monitor;
 
 struct monitor_settings {
-    struct health *health;       /* borrowed */
-    struct metrics *metrics;     /* borrowed */
-    const char *version;         /* for siwa_build_info; copied */
-    struct key_cache *key_cache; /* borrowed */
-    const char *database;        /* its path, for the counts of the last days; borrowed */
+    struct health *health;              /* borrowed */
+    struct metrics *metrics;            /* borrowed */
+    const char *version;                /* for siwa_build_info; copied */
+    struct key_cache *key_cache;        /* borrowed */
+    struct consumer_metrics *consumers; /* borrowed; NULL: none */
+    const char *database;               /* its path, for the counts of the last days; borrowed */
 };
 
 /* Registers the gauges and prepares fixed answers. 0 or -errno. Main thread. */

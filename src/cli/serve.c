@@ -65,6 +65,7 @@ struct serve {
     struct key_cache *keys;
     struct outbox *outbox;
     struct consumers *consumers;
+    struct consumer_metrics *consumer_metrics;
     struct outbox_reader *reader; /* of the reader's loop while it runs */
     struct http_loop *notify_loop, *reader_loop;
     struct http_server *notify_server, *monitor_server, *control_server;
@@ -452,10 +453,14 @@ static int make_services(struct serve *serve)
     if (!error)
         error = health_new(&sources, &serve->health);
     if (!error)
+        error = consumer_metrics_new(serve->consumers, serve->reader, serve->metrics,
+                                     &serve->consumer_metrics);
+    if (!error)
         error = monitor_new(&(struct monitor_settings){.health = serve->health,
                                                        .metrics = serve->metrics,
                                                        .version = SIWA_VERSION,
                                                        .key_cache = serve->keys,
+                                                       .consumers = serve->consumer_metrics,
                                                        .database = config->database},
                             &serve->monitor);
     if (!error)
@@ -625,6 +630,7 @@ static int serve_down(struct serve *serve)
     monitor_free(serve->monitor);
     health_free(serve->health);
     ingress_free(serve->ingress);
+    consumer_metrics_free(serve->consumer_metrics);
     consumers_free(serve->consumers);
     outbox_reader_close(serve->reader);
     error = outbox_close(serve->outbox, why);

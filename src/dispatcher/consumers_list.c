@@ -184,6 +184,77 @@ int consumers_list(struct consumers *consumers, struct outbox_reader *reader, in
     return code == SQLITE_OK ? 0 : outbox_reader_error(code);
 }
 
+/* The lowest position of those that are configured; INT64_MAX without any. */
+static int find_slowest(struct consumers *consumers, struct outbox_reader *reader,
+                        int64_t *ret_position)
+{
+    struct consumer_set set;
+    int64_t slowest = INT64_MAX;
+
+    consumers_set(consumers, &set);
+    for (size_t i = 0; i < set.count; i++) {
+        int64_t position = 0;
+        int error = consumers_position(consumers, reader, set.list[i].name, &position);
+
+        if (error < 0 && error != -ENOENT) /* it may have left the configuration just now */
+            return error;
+        if (error == 0 && position < slowest)
+            slowest = position;
+    }
+    *ret_position = slowest;
+    return 0;
+}
+
+/* Looks at the next rows for an account-delete. The result code of SQLite. */
+static int search(sqlite3 *db, struct consumers_watch *watch)
+{
+    OUTBOX_STATEMENT(rows);
+    int code = prepare(db,
+                       "SELECT id, type = 'account-delete', received_at_ms FROM outbox "
+                       "WHERE id > ?1 ORDER BY id LIMIT ?2",
+                       &rows);
+
+    if (code != SQLITE_OK)
+        return code;
+    sqlite3_bind_int64(rows, 1, watch->scanned);
+    sqlite3_bind_int64(rows, 2, CONSUMERS_WATCH_ROWS);
+    while (watch->found_id == 0 && (code = sqlite3_step(rows)) == SQLITE_ROW) {
+        watch->scanned = sqlite3_column_int64(rows, 0);
+        if (!sqlite3_column_int(rows, 1))
+            continue;
+        watch->found_id = watch->scanned;
+        watch->found_ms = sqlite3_column_int64(rows, 2);
+    }
+    return code == SQLITE_ROW || code == SQLITE_DONE ? SQLITE_OK : code;
+}
+
+int consumers_oldest_delete(struct consumers *consumers, struct outbox_reader *reader,
+                            struct consumers_watch *watch, int64_t *ret_received_ms)
+{
+    struct outbox_state state;
+    int64_t from = 0;
+    int error = find_slowest(consumers, reader, &from);
+
+    if (error == 0)
+        error = outbox_reader_state(reader, &state);
+    if (error < 0)
+        return error;
+    if (from < state.pruned_through)
+        from = state.pruned_through;
+    /* After a seek back, or once the one that was found is acknowledged, the search begins anew. */
+    if (from < watch->from || (watch->found_id != 0 && from >= watch->found_id) ||
+        from > watch->scanned)
+        *watch = (struct consumers_watch){.from = from, .scanned = from};
+    if (watch->found_id == 0 && from < INT64_MAX) {
+        int code = search(outbox_reader_db(reader), watch);
+
+        if (code != SQLITE_OK)
+            return outbox_reader_error(code);
+    }
+    *ret_received_ms = watch->found_id != 0 ? watch->found_ms : 0;
+    return 0;
+}
+
 int consumers_position(struct consumers *consumers, struct outbox_reader *reader, const char *name,
                        int64_t *ret_position)
 {

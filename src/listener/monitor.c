@@ -43,6 +43,7 @@ struct monitor {
     struct watched watched[WATCHED_MAX];
     size_t watched_count;
     struct key_cache *key_cache;
+    struct consumer_metrics *consumers;
     const char *database;
     struct outbox_reader *reader; /* opened when somebody looks at the status page */
     char *version, *policy;
@@ -195,6 +196,8 @@ static void answer_metrics(struct monitor *monitor, struct http_request *request
 
     health_report(monitor->health, &report);
     health_update_metrics(monitor->health);
+    if (monitor->consumers)
+        consumer_metrics_update(monitor->consumers, clock_wall_ms());
     take_gauges(monitor, &report);
     if (metrics_render(monitor->metrics, &text, &bytes) == 0)
         answer_new(monitor, request, 200, METRICS_TYPE, text, bytes);
@@ -391,6 +394,7 @@ int monitor_new(const struct monitor_settings *settings, struct monitor **ret_mo
     monitor->health = settings->health;
     monitor->metrics = settings->metrics;
     monitor->key_cache = settings->key_cache;
+    monitor->consumers = settings->consumers;
     monitor->database = settings->database;
     monitor->started_s = clock_wall_ms() / 1000;
     monitor->version = strdup(settings->version);

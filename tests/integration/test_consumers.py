@@ -297,6 +297,25 @@ class Positions(Served):
         self.assertEqual(self.as_user("nobody", "POST", "/v1/consumers/accounts/seek", '{"to": 0}')[0], 403)
         self.assertEqual(self.as_user("root", "POST", "/v1/consumers/accounts/seek", '{"to": 0}')[0], 200)
 
+    def test_metrics_tell_who_is_behind(self):
+        last = self.last_id()
+        self.seek("accounts", last - 1)
+        self.seek("mailer", last)
+        self.seek("ops", last)
+        metrics = self.daemon.metrics()
+        self.assertEqual(metrics.value("siwa_consumer_lag_rows", consumer="accounts"), 1)
+        self.assertGreater(metrics.value("siwa_consumer_lag_seconds", consumer="accounts"), 0)
+        self.assertEqual(metrics.value("siwa_consumer_lag_rows", consumer="ops"), 0)
+        self.assertEqual(metrics.value("siwa_consumer_lag_seconds", consumer="ops"), 0)
+        oldest = "siwa_oldest_unacknowledged_account_delete_seconds"
+        self.assertGreater(metrics.value(oldest), 0)  # the last row is one
+        self.ack("accounts", last)
+        self.assertEqual(self.daemon.metrics().value(oldest), 0)
+        harness.need("promtool")
+        checked = subprocess.run([harness.command_path("promtool"), "check", "metrics"], input=metrics.text,
+                                 capture_output=True, text=True, check=False)
+        self.assertEqual((checked.returncode, checked.stderr), (0, ""))
+
     def test_where_each_is(self):
         last = self.last_id()
         self.seek("accounts", last - 3)

@@ -468,6 +468,53 @@ START_TEST(lag_counts_rows_and_not_gaps)
 }
 END_TEST
 
+static int64_t oldest(struct consumers_watch *watch)
+{
+    int64_t received_ms = -1;
+
+    ck_assert_int_eq(consumers_oldest_delete(consumers, reader, watch, &received_ms), 0);
+    return received_ms;
+}
+
+/* Rows 8, 12, 16, 20 are of that type. */
+START_TEST(the_oldest_account_delete_is_found)
+{
+    const struct config none = config_of(NULL, 0);
+    struct consumers_watch watch = {0};
+
+    ck_assert_int_eq(oldest(&watch), NOW_MS + 8000);
+    acknowledge("accounts", 7, CONSUMERS_DONE, 7);
+    ck_assert_int_eq(oldest(&watch), NOW_MS + 8000);
+    acknowledge("accounts", 8, CONSUMERS_DONE, 8);
+    ck_assert_int_eq(oldest(&watch), NOW_MS + 12000);
+    acknowledge("accounts", 20, CONSUMERS_DONE, 20);
+    ck_assert_int_eq(oldest(&watch), 0);
+    seek("mailer", 15, CONSUMERS_DONE, 15); /* the slowest counts */
+    ck_assert_int_eq(oldest(&watch), NOW_MS + 16000);
+    seek("mailer", 9, CONSUMERS_DONE, 9);
+    ck_assert_int_eq(oldest(&watch), NOW_MS + 12000);
+    consumers_reconfigure(consumers, &none);
+    ck_assert_int_eq(oldest(&watch), 0);
+}
+END_TEST
+
+/* However far away, a call looks at so many rows and no more. */
+START_TEST(the_search_for_it_goes_on_from_call_to_call)
+{
+    struct consumers_watch watch = {0};
+    unsigned calls = 1;
+
+    writer_free(writer);
+    writer = NULL;
+    sql("UPDATE events SET type = 'email-enabled' WHERE id < 50000");
+    start_writer();
+    for (; oldest(&watch) == 0; calls++)
+        ck_assert_int_le(watch.scanned, (int64_t)calls * CONSUMERS_WATCH_ROWS);
+    ck_assert_int_eq(watch.found_id, 50000);
+    ck_assert_uint_eq(calls, 50000 / CONSUMERS_WATCH_ROWS);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("consumers");
@@ -489,6 +536,7 @@ static Suite *suite(void)
     tcase_add_test(moved, a_cursor_that_rows_were_taken_from_is_told_so);
     tcase_add_test(moved, the_first_acknowledgement_stands);
     tcase_add_test(moved, a_list_tells_how_far_each_is);
+    tcase_add_test(moved, the_oldest_account_delete_is_found);
     suite_add_tcase(s, moved);
 
     tcase_add_checked_fixture(kept, set_up_twelve, tear_down);
@@ -498,6 +546,7 @@ static Suite *suite(void)
 
     tcase_add_checked_fixture(many, set_up_many, tear_down);
     tcase_add_test(many, many_rows_are_acknowledged_in_pieces);
+    tcase_add_test(many, the_search_for_it_goes_on_from_call_to_call);
     tcase_set_timeout(many, 60);
     suite_add_tcase(s, many);
 
