@@ -12,7 +12,7 @@
 #: make fuzz       fuzz every parser (FUZZ_RUNS or FUZZ_SECONDS);  make fuzz-NAME: one
 #: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
-#: make deb        the Debian package, into build/deb;  make check-package: build it twice, look at it (minutes)
+#: make deb        the Debian package, into build/deb;  make check-package: try it (minutes)
 #: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
 #: make deps       install what the build needs (deps-all: everything above)
 
@@ -190,7 +190,7 @@ deb:
 	tests/tools/deb $(BUILD)/deb
 
 check-package:
-	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB) $(DEPS_TEST) lintian
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB) $(DEPS_TEST) lintian systemd-container
 	tests/tools/check-package
 
 # Where things go. The configuration is in /etc whatever PREFIX is: that is where the daemon looks.

@@ -520,14 +520,14 @@ class Outcome(unittest.TestResult):
             self.entry.update(verdict="skipped", text=reason)
 
 
-def main():
+def main(case, names):
     out = pathlib.Path(sys.argv[1])
     (out / "started").write_text("")
     results = {}
     try:
-        LiveSystemd.setUpClass()
-        for name in tests():
-            LiveSystemd(name).run(Outcome(results))
+        case.setUpClass()
+        for name in names:
+            case(name).run(Outcome(results))
             (out / "results.json").write_text(json.dumps(results))
     finally:
         lines = journal("-u", "siwa-notifyd*").splitlines()
@@ -535,4 +535,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(LiveSystemd, tests())

@@ -65,16 +65,16 @@ TimeoutStartSec=infinity
 
 
 class Machine:
-    """Boots the copy and lets it run to its end."""
+    """Boots the copy and lets it run script there, to its end."""
 
-    def __init__(self, out):
+    def __init__(self, out, script="live_systemd.py"):
         self.out = pathlib.Path(out)
         self.name = f"siwa-{os.getpid()}"
         counts = {name: os.environ[name] for name in ("SIWA_RESTARTS", "SIWA_KILLS") if name in os.environ}
         self.seconds = BASE_S + EACH_S * (live_systemd.RESTARTS + live_systemd.KILLS)
         (self.out / "siwa-live.target").write_text(TARGET)
         (self.out / "siwa-live.service").write_text(RUN.format(
-            build=harness.BUILD, python=sys.executable, script=HERE / "live_systemd.py",
+            build=harness.BUILD, python=sys.executable, script=HERE / script,
             counts=" ".join(f"{name}={value}" for name, value in counts.items())))
 
     def run(self, script, seconds):
