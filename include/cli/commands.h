@@ -19,6 +19,7 @@
     X(quarantine, "quarantine", "show what was stored apart, release or drop it") \
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
+    X(erase, "erase", "take the text of a person out of the outbox") \
     X(backup, "backup", "copy the outbox while notifications arrive") \
     X(doctor, "doctor", "find out why nothing arrives") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \

@@ -119,6 +119,12 @@ struct version_library outbox_library(void);
  * kind. Writer thread, or nobody while there is none. */
 enum outbox_error outbox_condemn(struct outbox *outbox, const char *why);
 
+/* The identity key of the database, opened once more for another thread, which frees it. 0 or
+ * -errno as identity_key_open. Any thread. */
+struct identity_key;
+int outbox_open_key(const struct outbox *outbox, struct identity_key **ret_key,
+                    char ret_why[OUTBOX_WHY_BYTES]);
+
 /* Leaves PATH.failed, so that the next start checks first. 0 or -errno. */
 int outbox_mark_failed(const struct outbox *outbox);
 

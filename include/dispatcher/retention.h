@@ -17,13 +17,16 @@
 #include "dispatcher/outbox.h"
 #include "support/config.h"
 
-#define RETENTION_TEST_S (7 * 86400) /* rows of the daemon's own tests */
+#define RETENTION_TEST_S     (7 * 86400)  /* rows of the daemon's own tests */
+#define RETENTION_DEFERRED_S (30 * 86400) /* what waits for keys that do not come at all */
 
 /* What is kept for a while, in the order in which it is swept, and its label in metrics and log. */
 #define RETENTION_TABLE(X) \
     X(ROWS, "rows") \
     X(RAW, "raw") \
     X(TEST, "test") \
+    X(QUARANTINE, "quarantine") \
+    X(DEFERRED, "deferred") \
     X(IDENTITIES, "identities") \
     X(FACTS, "facts")
 

@@ -16,6 +16,8 @@
  *                            "received_at_ms", "bytes"}], "most_rows"}
  *   POST /v1/quarantine/ID/release   verified again, it becomes events like any other
  *   POST /v1/quarantine/ID/drop      it is removed
+ *   POST /v1/erase           {"team" or "client_id": "…", "sub": "…", "wait_s": 30}: erases them;
+ *                            {"rows", "raw", "deferred", "quarantined", "state"}
  *   GET  /v1/state           version, pid, uptime, readiness, keys, refresh, queue, writer
  */
 #ifndef SIWA_LISTENER_CONTROL_H
@@ -24,6 +26,7 @@
 #include <stdint.h>
 
 #include "dispatcher/consumers.h"
+#include "dispatcher/sweeper.h"
 #include "keys/key_cache.h"
 #include "keys/refresher.h"
 #include "listener/health.h"
@@ -41,6 +44,10 @@
 #define CONTROL_EVENTS_WAIT_S    60 /* the longest */
 #define CONTROL_EVENTS_BYTES     (1024 * 1024)
 
+/* How long a request to erase waits for the text to leave the write-ahead log. */
+#define CONTROL_ERASE_WAIT_S     30
+#define CONTROL_ERASE_WAIT_MAX_S 100
+
 #define CONTROL_TYPE_JSON    "application/json"
 #define CONTROL_TYPE_PROBLEM "application/problem+json"
 
@@ -52,6 +59,7 @@ struct control_settings {
     struct refresher *refresher;
     struct consumers *consumers;
     struct ingress *ingress; /* whose policy a release goes by; NULL: there are none */
+    struct sweeper *sweeper; /* NULL: nothing can be erased */
     struct writer *writer;
     struct outbox_reader *reader; /* of the loop's thread while the loop runs */
     struct http_loop *loop;       /* that serves it; may be NULL until the first request */

@@ -38,6 +38,10 @@
 
 enum config_late { CONFIG_LATE_QUARANTINE = 0, CONFIG_LATE_DELIVER, CONFIG_LATE_REJECT };
 
+/* erase_after_account_delete that is not a duration in seconds. */
+#define CONFIG_ERASE_OFF   INT64_C(-1)
+#define CONFIG_ERASE_ACKED INT64_C(0)
+
 enum config_keys_source { CONFIG_KEYS_URL = 0, CONFIG_KEYS_UNIX, CONFIG_KEYS_FILE };
 
 /* Where a listener is to be, or where something is to be connected to. */
@@ -94,6 +98,7 @@ struct config {
     size_t consumer_count;
     enum config_late late;
     struct config_retain retain;
+    int64_t erase_after_s; /* every consumer acknowledged an account-delete, or CONFIG_ERASE_… */
     struct config_limits limits;
     const char *ca_file; /* "" is the system's */
     const char *proxy;   /* "", "environment", or a URL */

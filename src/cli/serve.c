@@ -177,9 +177,36 @@ static void on_swept(void *context, const struct sweeper_swept *swept)
               log_number("rows", swept->removed[RETENTION_ROWS]),
               log_number("raw", swept->removed[RETENTION_RAW]),
               log_number("test", swept->removed[RETENTION_TEST]),
+              log_number("quarantine", swept->removed[RETENTION_QUARANTINE]),
+              log_number("deferred", swept->removed[RETENTION_DEFERRED]),
               log_number("identities", swept->removed[RETENTION_IDENTITIES]),
               log_number("facts", swept->removed[RETENTION_FACTS]),
               log_text("why", swept->why ? swept->why : ""));
+}
+
+static void on_erased(void *context, const struct sweeper_erased *erased)
+{
+    (void)context;
+    log_event(erased->gone ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
+              erased->gone ? "erased; the text stands nowhere any more"
+                           : "erased, but a reader keeps the text in the write-ahead log; it is "
+                             "tried again until that reader ends its transaction",
+              log_number("rows", erased->counts.rows), log_number("raw", erased->counts.raw),
+              log_number("deferred", erased->counts.deferred),
+              log_number("quarantined", erased->counts.quarantined));
+}
+
+static void on_progress(void *context)
+{
+    struct serve *serve = context;
+    http_loop_wake(serve->reader_loop);
+}
+
+static void on_unreadable(void *context, const char *why)
+{
+    (void)context;
+    log_event(LOG_LEVEL_WARNING, "the database cannot be read for an erasure; it is tried again",
+              log_text("why", why));
 }
 
 static void on_doubt(void *context, int64_t jump_ms)
@@ -375,12 +402,17 @@ static int start_writer(struct serve *serve)
 static int start_sweeper(struct serve *serve)
 {
     struct sweeper_settings settings = {
+        .database = serve->config->database,
+        .outbox = serve->outbox,
         .config = serve->config,
         .writer = serve->writer,
         .consumers = serve->consumers,
         .metrics = serve->metrics,
         .on_swept = on_swept,
         .on_doubt = on_doubt,
+        .on_erased = on_erased,
+        .on_progress = on_progress,
+        .on_unreadable = on_unreadable,
         .context = serve,
     };
     int error = sweeper_start(&settings, &serve->sweeper);
@@ -469,6 +501,7 @@ static int make_services(struct serve *serve)
                                                        .refresher = serve->refresher,
                                                        .consumers = serve->consumers,
                                                        .ingress = serve->ingress,
+                                                       .sweeper = serve->sweeper,
                                                        .writer = serve->writer,
                                                        .reader = serve->reader,
                                                        .loop = serve->reader_loop,
@@ -561,14 +594,13 @@ static int serve_up(struct serve *serve)
     if (!error)
         error = start_refresher(serve);
     if (!error)
+        error = start_sweeper(serve);
+    if (!error)
         error = make_services(serve);
     if (error)
         return error;
     restore_history(serve);
     error = start_loops(serve);
-    if (error)
-        return error;
-    error = start_sweeper(serve);
     if (error)
         return error;
     serve->check_started = pthread_create(&serve->check_thread, NULL, check_database, serve) == 0;
@@ -615,7 +647,7 @@ static int serve_down(struct serve *serve)
     refresher_stop(serve->refresher);
     if (serve->check_started)
         pthread_join(serve->check_thread, NULL);
-    sweeper_free(serve->sweeper);
+    sweeper_stop(serve->sweeper);
     if (serve->writer)
         writer_stop(serve->writer);
     if (serve->damage.found) { /* it may have been found too late for the writer */
@@ -627,6 +659,7 @@ static int serve_down(struct serve *serve)
     writer_free(serve->writer);
     history_free(serve->history);
     control_free(serve->control);
+    sweeper_free(serve->sweeper);
     monitor_free(serve->monitor);
     health_free(serve->health);
     ingress_free(serve->ingress);

@@ -727,6 +727,15 @@ int outbox_close(struct outbox *outbox, char ret_why[OUTBOX_WHY_BYTES])
     return error;
 }
 
+int outbox_open_key(const struct outbox *outbox, struct identity_key **ret_key,
+                    char ret_why[OUTBOX_WHY_BYTES])
+{
+    char why[JWKS_WHY_BYTES];
+    int error = identity_key_open(key_path(outbox).path, false, ret_key, why);
+
+    return error == 0 ? 0 : outbox_explain(ret_why, error, "%s", why);
+}
+
 int outbox_mark_failed(const struct outbox *outbox)
 {
     autoclose int fd = open(beside(outbox, ".failed").path,

@@ -39,6 +39,9 @@ static const struct {
      "test INTEGER NOT NULL DEFAULT 0, "
      "person BLOB, "
      "erased_at_ms INTEGER) STRICT"},
+    {"index", "events_deletes",
+     "CREATE INDEX events_deletes ON events (id) WHERE type = 'account-delete' AND test = 0 AND "
+     "erased_at_ms IS NULL"},
     {"index", "events_test", "CREATE INDEX events_test ON events (id) WHERE test = 1"},
     /* mixed is 1 where a body names more than one person, not all of whom need to have a row. */
     {"table", "raw",
@@ -89,6 +92,11 @@ static const struct {
      "digest BLOB NOT NULL UNIQUE, body BLOB NOT NULL) STRICT"},
     {"table", "refreshes",
      "CREATE TABLE refreshes (number INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT"},
+    /* Whom an operator asked to erase, until it is done. */
+    {"table", "erasing",
+     "CREATE TABLE erasing (person BLOB PRIMARY KEY, team TEXT NOT NULL, since_ms INTEGER NOT "
+     "NULL) "
+     "STRICT, WITHOUT ROWID"},
     {"view", "outbox",
      "CREATE VIEW outbox AS SELECT id, type, client_id, app, team, sub, email, is_private_email, "
      "event_time_ms, issued_at_ms, received_at_ms, jti, raw_type FROM events WHERE test = 0"},

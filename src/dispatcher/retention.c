@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "dispatcher/apart.h"
 #include "outbox_internal.h"
 #include "support/clock.h"
 
@@ -37,8 +38,9 @@ void retention_due_at(const struct config_retain *retain, int64_t now_ms,
                       struct retention_due *ret_due)
 {
     const int64_t kept_s[RETENTION_COUNT] = {
-        [RETENTION_ROWS] = retain->events_s, [RETENTION_RAW] = retain->raw_s,
-        [RETENTION_TEST] = RETENTION_TEST_S, [RETENTION_IDENTITIES] = retain->identities_s,
+        [RETENTION_ROWS] = retain->events_s,         [RETENTION_RAW] = retain->raw_s,
+        [RETENTION_TEST] = RETENTION_TEST_S,         [RETENTION_QUARANTINE] = retain->quarantine_s,
+        [RETENTION_DEFERRED] = RETENTION_DEFERRED_S, [RETENTION_IDENTITIES] = retain->identities_s,
         [RETENTION_FACTS] = retain->audit_s,
     };
 
@@ -252,11 +254,55 @@ static enum outbox_error remove_identities(struct outbox *outbox, struct retenti
     return error;
 }
 
+/* ---- what is stored apart ---- */
+
+/* The oldest that is due; 0 for none. The order of ids is that of arrival. */
+static enum outbox_error next_apart(struct outbox *outbox, sqlite3_stmt *oldest, int64_t before_ms,
+                                    int64_t *ret_id)
+{
+    int64_t id = 0;
+    int code = sqlite3_step(oldest);
+
+    if (code == SQLITE_ROW && sqlite3_column_int64(oldest, 1) < before_ms)
+        id = sqlite3_column_int64(oldest, 0);
+    sqlite3_reset(oldest);
+    *ret_id = id;
+    return code == SQLITE_ROW || code == SQLITE_DONE ? OUTBOX_ERROR_NONE
+                                                     : outbox_check(outbox, code);
+}
+
+static enum outbox_error remove_apart(struct outbox *outbox, struct retention_sweep *sweep,
+                                      int64_t until_us)
+{
+    bool quarantine = sweep->what == RETENTION_QUARANTINE;
+    OUTBOX_STATEMENT(oldest);
+    enum outbox_error error =
+        outbox_prepare(outbox,
+                       quarantine ? "SELECT id, received_at_ms FROM quarantine ORDER BY id LIMIT 1"
+                                  : "SELECT id, received_at_ms FROM deferred ORDER BY id LIMIT 1",
+                       &oldest);
+
+    while (error == OUTBOX_ERROR_NONE && !sweep->over && clock_monotonic_us() < until_us) {
+        bool removed = false;
+        int64_t id = 0;
+
+        error = next_apart(outbox, oldest, sweep->due.before_ms[sweep->what], &id);
+        sweep->over = id == 0;
+        if (error == OUTBOX_ERROR_NONE && id != 0)
+            error =
+                apart_remove(outbox, quarantine ? APART_QUARANTINE : APART_DEFERRED, id, &removed);
+        sweep->removed += removed;
+    }
+    return error;
+}
+
 enum outbox_error retention_sweep_piece(struct outbox *outbox, struct retention_sweep *sweep)
 {
     int64_t until_us = clock_monotonic_us() + PIECE_US;
 
     if (sweep->what == RETENTION_IDENTITIES)
         return remove_identities(outbox, sweep, until_us);
+    if (sweep->what == RETENTION_QUARANTINE || sweep->what == RETENTION_DEFERRED)
+        return remove_apart(outbox, sweep, until_us);
     return remove_oldest(outbox, sweep, &removals[sweep->what], until_us);
 }

@@ -103,6 +103,7 @@ void control_post_distrust(struct control *control, struct http_request *request
 void control_get_quarantine(struct control *control, struct http_request *request);
 void control_post_release(struct control *control, struct http_request *request);
 void control_post_drop(struct control *control, struct http_request *request);
+void control_post_erase(struct control *control, struct http_request *request);
 void control_get_state(struct control *control, struct http_request *request);
 void control_get_events(struct control *control, struct http_request *request);
 void control_get_consumers(struct control *control, struct http_request *request);

@@ -186,6 +186,9 @@ static void store_text(struct reader *reader, const struct config_row *row, cons
     case CONFIG_KIND_START:
         *(bool *)field = strcmp(text, "now") == 0;
         break;
+    case CONFIG_KIND_ERASE_AFTER:
+        (void)config_value_erase_after(text, field);
+        break;
     case CONFIG_KIND_DURATION:
         (void)config_value_duration(text, field);
         break;
@@ -589,6 +592,14 @@ static void check_together(struct reader *reader)
     if (config->retain.hard_s > 0 && config->retain.hard_s < config->retain.events_s)
         refuse(reader, line_of_either(reader, "retain.hard", "retain.events"),
                "retain.hard: is shorter than retain.events; takes at least as long");
+    if (config->erase_after_s != CONFIG_ERASE_OFF && config->consumer_count == 0)
+        refuse(reader, line_at(reader, "erase_after_account_delete"),
+               "erase_after_account_delete: waits for consumers to acknowledge, and there is none; "
+               "takes at least one in consumers, or \"off\"");
+    if (config->retain.events_s > 0 && config->erase_after_s > config->retain.events_s)
+        refuse(reader, line_of_either(reader, "erase_after_account_delete", "retain.events"),
+               "erase_after_account_delete: is longer than retain.events, which removes the row "
+               "before; takes at most as long");
     if (config->limits.request_s > 0 && config->limits.request_s < config->limits.headers_s)
         refuse(reader, line_of_either(reader, "limits.request_s", "limits.headers_s"),
                "limits.request_s: is less than limits.headers_s; takes at least as much");

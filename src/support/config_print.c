@@ -110,6 +110,12 @@ static void print_value(FILE *out, const struct config *config, const struct con
     case CONFIG_KIND_START:
         print_quoted(out, *(const bool *)field ? "now" : "oldest");
         break;
+    case CONFIG_KIND_ERASE_AFTER:
+        if (config->erase_after_s > 0)
+            print_duration(out, config->erase_after_s);
+        else
+            print_quoted(out, config->erase_after_s == CONFIG_ERASE_OFF ? "off" : "acked");
+        break;
     case CONFIG_KIND_DURATION:
         print_duration(out, *(const int64_t *)field);
         break;

@@ -44,6 +44,8 @@
     X("", "late", LATE, config, late, "quarantine", 0, 0, \
       "what becomes of expired notifications: quarantine, deliver or reject") \
     X("", "retain", GROUP, config, retain, "", 0, 0, "how long what is kept") \
+    X("", "erase_after_account_delete", ERASE_AFTER, config, erase_after_s, "off", 0, 0, \
+      "when the data of a person go: off, acked, or how long after every consumer acknowledged") \
     X("", "limits", GROUP, config, limits, "", 0, 0, "what strangers can use up") \
     X("", "ca_file", FILE_PATH_OR_NONE, config, ca_file, "", 0, 0, \
       "the authorities that may vouch for key_url; empty for the system's") \
@@ -111,6 +113,7 @@ enum config_kind {
     CONFIG_KIND_KEYS,
     CONFIG_KIND_LATE,
     CONFIG_KIND_START,
+    CONFIG_KIND_ERASE_AFTER,
     CONFIG_KIND_DURATION,
     CONFIG_KIND_NUMBER, /* an unsigned */
     CONFIG_KIND_SIZE,   /* a size_t */

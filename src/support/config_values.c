@@ -241,6 +241,10 @@ const char *config_value_complaint(enum config_kind kind, const char *text)
         return strcmp(text, "oldest") == 0 || strcmp(text, "now") == 0
                    ? NULL
                    : "takes \"oldest\" or \"now\"";
+    case CONFIG_KIND_ERASE_AFTER:
+        return config_value_erase_after(text, &seconds)
+                   ? NULL
+                   : "takes \"off\", \"acked\" or a duration such as \"30d\"";
     case CONFIG_KIND_DURATION:
         return config_value_duration(text, &seconds)
                    ? NULL
@@ -261,6 +265,20 @@ const char *config_value_complaint(enum config_kind kind, const char *text)
         break;
     }
     return "is not written as text";
+}
+
+bool config_value_erase_after(const char *text, int64_t *ret_s)
+{
+    int64_t seconds = 0;
+
+    if (strcmp(text, "off") == 0)
+        seconds = CONFIG_ERASE_OFF;
+    else if (strcmp(text, "acked") == 0)
+        seconds = CONFIG_ERASE_ACKED;
+    else if (!config_value_duration(text, &seconds) || seconds < 1)
+        return false;
+    *ret_s = seconds;
+    return true;
 }
 
 bool config_value_duration(const char *text, int64_t *ret_s)

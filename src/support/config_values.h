@@ -19,6 +19,9 @@ const char *config_value_complaint(enum config_kind kind, const char *text);
  * than YEARS_S. */
 bool config_value_duration(const char *text, int64_t *ret_s);
 
+/* "off", "acked" or a duration of at least a second, as config.h has it. false where it is none. */
+bool config_value_erase_after(const char *text, int64_t *ret_s);
+
 /* "url", "unix:/path" or "file:/path": the source, and its path (a part of text, NULL for url).
  * false for anything else. */
 bool config_value_keys(const char *text, enum config_keys_source *ret_source,

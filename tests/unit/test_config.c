@@ -659,6 +659,29 @@ START_TEST(test_durations)
 }
 END_TEST
 
+/* It waits for acknowledgements, so somebody has to give them; and for a row that is still there.
+ */
+START_TEST(test_erasing_waits_for_consumers)
+{
+    value_accepted("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"acked\"");
+    ck_assert_int_eq(config->erase_after_s, CONFIG_ERASE_ACKED);
+    value_accepted("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"30d\"");
+    ck_assert_int_eq(config->erase_after_s, 30 * 86400);
+    value_accepted("erase_after_account_delete = \"off\"");
+    ck_assert_int_eq(config->erase_after_s, CONFIG_ERASE_OFF);
+    value_refused("erase_after_account_delete = \"acked\"",
+                  "1: erase_after_account_delete: waits for consumers to acknowledge");
+    value_refused("erase_after_account_delete = \"30d\"",
+                  "1: erase_after_account_delete: waits for consumers to acknowledge");
+    value_refused("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"91d\"",
+                  "1: erase_after_account_delete: is longer than retain.events");
+    value_refused("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"0s\"",
+                  "1: erase_after_account_delete: takes ");
+    value_refused("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"soon\"",
+                  "1: erase_after_account_delete: takes ");
+}
+END_TEST
+
 /* Attack: with identities that are forgotten before their tokens expire, one captured POST is a
  * new event each time it is sent. */
 START_TEST(test_identities_outlive_tokens)
@@ -1006,6 +1029,7 @@ int main(void)
     tcase_add_test(cases, test_consumers);
     tcase_add_test(cases, test_late);
     tcase_add_test(cases, test_durations);
+    tcase_add_test(cases, test_erasing_waits_for_consumers);
     tcase_add_test(cases, test_identities_outlive_tokens);
     tcase_add_test(cases, test_limits);
     tcase_add_test(cases, test_file_missing);

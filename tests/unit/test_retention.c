@@ -246,6 +246,27 @@ START_TEST(the_audit_keeps_what_it_tells)
 }
 END_TEST
 
+START_TEST(what_stands_apart_goes_and_makes_room)
+{
+    configure(1);
+    for (int id = 1; id <= 3; id++) {
+        sql("INSERT INTO quarantine VALUES (%d, 'expired', 'c', %lld, randomblob(32), x'0000')", id,
+            (long long)AGED(id == 1 ? 91 : 89));
+        sql("INSERT INTO deferred VALUES (%d, 'k', 'c', %lld, 0, randomblob(32), x'000000')", id,
+            (long long)AGED(id == 3 ? 29 : 31));
+    }
+    outbox->committed.apart = (struct outbox_apart){3, 6, 3, 9};
+    ck_assert_int_eq(sweep_all(RETENTION_QUARANTINE).removed, 1);
+    ck_assert_int_eq(sweep_all(RETENTION_DEFERRED).removed, 2);
+    ck_assert_int_eq(number("SELECT min(id) FROM quarantine"), 2);
+    ck_assert_int_eq(number("SELECT min(id) FROM deferred"), 3);
+    ck_assert_int_eq(outbox->committed.apart.quarantine_rows, 2);
+    ck_assert_int_eq(outbox->committed.apart.quarantine_bytes, 4);
+    ck_assert_int_eq(outbox->committed.apart.deferred_rows, 1);
+    ck_assert_int_eq(outbox->committed.apart.deferred_bytes, 3);
+}
+END_TEST
+
 /* Commits wait while a piece is removed. */
 START_TEST(a_long_sweep_is_cut_into_pieces)
 {
@@ -297,6 +318,7 @@ int main(void)
     tcase_add_test(sweep, test_rows_have_a_time_of_their_own);
     tcase_add_test(sweep, identities_go_by_their_arrival);
     tcase_add_test(sweep, the_audit_keeps_what_it_tells);
+    tcase_add_test(sweep, what_stands_apart_goes_and_makes_room);
     tcase_add_test(sweep, a_long_sweep_is_cut_into_pieces);
     tcase_add_test(sweep, every_kind_has_a_label);
     suite_add_tcase(suite, sweep);

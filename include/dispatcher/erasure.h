@@ -1,0 +1,81 @@
+/*
+ * erasure: takes the text of a person out of the outbox, and leaves the fact that something came.
+ *
+ * A row loses sub, email, is_private_email and jti, and the body that it came in goes; so do copies
+ * in quarantine and among the deferred. What stays is id, type, client_id, app, team, the times,
+ * the raw type and the keyed hash of the person; and the identity, so that a repeat is a duplicate.
+ *
+ * Found is everything by reading, away from the writer, which then removes by id. What is to be
+ * done follows from tables alone (`erasing`, `erased`, the rows themselves): after a restart it
+ * goes on. The text has left the disk only when the WAL was emptied after the last of it:
+ * outbox_empty_wal.
+ */
+#ifndef SIWA_DISPATCHER_ERASURE_H
+#define SIWA_DISPATCHER_ERASURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dispatcher/consumers.h"
+#include "dispatcher/identity.h"
+#include "dispatcher/outbox.h"
+
+#define ERASURE_TEAM_BYTES  16  /* with its NUL */
+#define ERASURE_TARGETS_MAX 256 /* people erased in one round; the others follow in the next */
+
+struct erasure_counts {
+    int64_t rows, raw, deferred, quarantined;
+};
+
+/* Somebody to be erased. */
+struct erasure_target {
+    unsigned char person[PERSON_BYTES];
+    char team[ERASURE_TEAM_BYTES];
+    bool asked; /* by an operator: whatever there is. Else all that every consumer acknowledged */
+    struct erasure_counts counts;
+};
+
+/* What happened in a round. */
+struct erasure_round {
+    /* given */
+    struct outbox_reader *reader;
+    struct identity_key *key; /* this thread's own */
+    struct consumers *consumers;
+    int64_t after_s; /* erase_after_account_delete */
+    int64_t now_ms;  /* wall clock */
+    /* Has the writer do the work in a transaction, and waits for the commit. */
+    enum outbox_error (*have_done)(void *context,
+                                   enum outbox_error (*work)(struct outbox *outbox, void *argument),
+                                   void *argument);
+    bool (*is_stopping)(void *context);
+    void *context;
+
+    /* kept from round to round; zero at first */
+    int64_t followed_through; /* rows up to here have been looked at for people of `erased` */
+
+    /* found */
+    struct erasure_target targets[ERASURE_TARGETS_MAX]; /* in the order of their hashes */
+    size_t target_count;
+    struct erasure_counts counts; /* of everybody, those who are followed too */
+    bool more;                    /* there were more people than one round takes */
+};
+
+/* Notes that a person is to be erased, so that it is not forgotten. In a transaction, writer
+ * thread. */
+enum outbox_error erasure_ask(struct outbox *outbox, const unsigned char person[PERSON_BYTES],
+                              const char *team, int64_t now_ms);
+
+/* Erases whoever is asked for and, as erase_after_account_delete says, whose account-delete was
+ * acknowledged, with whatever came later for those who were erased before. When it returns NONE
+ * their text stands in no row any more, and targets says whom it was about; else some of it may,
+ * and the next round goes on. The thread of the reader; it may read all of the database, in
+ * steps. */
+enum outbox_error erasure_run(struct erasure_round *round);
+
+/* Calls on_text for each text in the claims of a body's token, also within texts that are JSON
+ * themselves, until it returns true; returns whether it did. Nothing is verified. Pure. */
+bool erasure_body_texts(const char *body, size_t body_bytes,
+                        bool (*on_text)(void *context, const char *text), void *context);
+
+#endif
