@@ -11,6 +11,7 @@ import unittest
 import harness
 
 LATER_S = 60  # how long after its signing a token arrives
+KEEP = {"events": "3650d", "hard": "3650d", "raw": "3650d", "identities": "3650d"}  # the tokens are years apart
 
 
 class Token:
@@ -62,7 +63,7 @@ class AppleTokens(unittest.TestCase):
         audiences = sorted({token.claims["aud"] for token in self.notifications + self.id_tokens})
         return harness.Daemon(
             harness.vectors("apple", "jwks", "apple-2019-2025-all.json"), directory=self.directory,
-            fake_time=token.arrival_s,
+            fake_time=token.arrival_s, settings={"retain": KEEP},
             apps=[{"client_id": aud, "app": "App of " + aud, "team": "TEAM000001"} for aud in audiences])
 
     def deliver(self, token, expected, times=1, through=None):
