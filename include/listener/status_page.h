@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dispatcher/consumers.h"
 #include "dispatcher/history_summary.h"
 #include "keys/key_cache.h"
 #include "listener/health.h"
@@ -32,8 +33,10 @@ struct status {
     const struct status_app *apps; /* the configured ones */
     size_t app_count;
     const struct history_summary *history; /* NULL where it could not be read */
-    double commit_p50_s, commit_p99_s;     /* 0 where nothing was committed yet */
-    bool refreshing;                       /* whether the browser was told to ask again */
+    const struct consumer_state *consumers;
+    size_t consumer_count;
+    double commit_p50_s, commit_p99_s; /* 0 where nothing was committed yet */
+    bool refreshing;                   /* whether the browser was told to ask again */
 };
 
 /* The page, newly allocated; the caller frees it. 0 or -ENOMEM. Any thread. */

@@ -44,6 +44,7 @@ struct monitor {
     size_t watched_count;
     struct key_cache *key_cache;
     struct consumer_metrics *consumers;
+    struct consumers *positions;
     const char *database;
     struct outbox_reader *reader; /* opened when somebody looks at the status page */
     char *version, *policy;
@@ -217,6 +218,12 @@ struct app_list {
     size_t count;
 };
 
+struct consumer_list {
+    struct consumer_state list[CONFIG_CONSUMERS_MAX];
+    char names[CONFIG_CONSUMERS_MAX][CONSUMER_NAME_BYTES];
+    size_t count;
+};
+
 static void list_app(void *context, const struct metrics_series *series,
                      const char *const *label_values)
 {
@@ -265,6 +272,18 @@ static void answer_html(struct monitor *monitor, struct http_request *request, c
     http_reply_free(reply);
 }
 
+static void list_consumer(void *context, const struct consumer_state *state)
+{
+    struct consumer_list *list = context;
+
+    if (!state->configured || list->count == CONFIG_CONSUMERS_MAX)
+        return;
+    list->list[list->count] = *state;
+    (void)snprintf(list->names[list->count], sizeof list->names[0], "%s", state->name);
+    list->list[list->count].name = list->names[list->count];
+    list->count++;
+}
+
 static void answer_status(struct monitor *monitor, struct http_request *request)
 {
     int64_t now_ms = clock_wall_ms();
@@ -273,6 +292,7 @@ static void answer_status(struct monitor *monitor, struct http_request *request)
         metrics_with(metrics_find(monitor->metrics, "siwa_commit_seconds"), NULL);
     struct health_report report = {0};
     struct history_summary history = {0};
+    struct consumer_list consumers = {.count = 0};
     struct app_list *list = calloc(1, sizeof *list);
     char *html = NULL;
     size_t bytes = 0;
@@ -284,6 +304,10 @@ static void answer_status(struct monitor *monitor, struct http_request *request)
     health_report(monitor->health, &report);
     metrics_each(metrics_find(monitor->metrics, "siwa_last_accepted_timestamp_seconds"), list_app,
                  list);
+    bool readable = read_history(monitor, now_ms, &history);
+    if (readable && monitor->positions)
+        (void)consumers_list(monitor->positions, monitor->reader, now_ms, list_consumer,
+                             &consumers); /* what cannot be read is not shown */
     struct key_snapshot *keys = key_cache_snapshot(monitor->key_cache);
     const struct status status = {
         .version = monitor->version,
@@ -293,7 +317,9 @@ static void answer_status(struct monitor *monitor, struct http_request *request)
         .keys = keys,
         .apps = list->apps,
         .app_count = list->count,
-        .history = read_history(monitor, now_ms, &history) ? &history : NULL,
+        .history = readable ? &history : NULL,
+        .consumers = consumers.list,
+        .consumer_count = consumers.count,
         .commit_p50_s = metrics_quantile(commits, 0.5),
         .commit_p99_s = metrics_quantile(commits, 0.99),
         .refreshing = !refresh || strcmp(refresh, "off") != 0,
@@ -395,6 +421,7 @@ int monitor_new(const struct monitor_settings *settings, struct monitor **ret_mo
     monitor->metrics = settings->metrics;
     monitor->key_cache = settings->key_cache;
     monitor->consumers = settings->consumers;
+    monitor->positions = settings->positions;
     monitor->database = settings->database;
     monitor->started_s = clock_wall_ms() / 1000;
     monitor->version = strdup(settings->version);

@@ -334,6 +334,37 @@ static void write_keys(FILE *out, const struct status *status)
     (void)fputs("</tbody></table></div>\n", out);
 }
 
+/* ---- consumers ---- */
+
+static void write_consumer(FILE *out, const struct consumer_state *state)
+{
+    (void)fputs("<tr><th scope=\"row\">", out);
+    html_text(out, state->name);
+    (void)fprintf(out,
+                  "</th><td class=\"n\">%" PRId64 "</td><td class=\"n\">%" PRId64 "%s</td><td>",
+                  state->position, state->lag_rows,
+                  state->lag_rows > CONSUMERS_LAG_COUNTED ? " or fewer" : "");
+    html_duration(out, state->lag_ms / 1000);
+    (void)fputs("</td><td>", out);
+    html_time(out, state->acknowledged_ms / 1000);
+    (void)fputs("</td></tr>\n", out);
+}
+
+static void write_consumers(FILE *out, const struct status *status)
+{
+    if (status->consumer_count == 0)
+        return;
+    (void)fputs("<h2>Consumers</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
+                "aria-label=\"Consumers\"><table>\n<thead><tr><th scope=\"col\">Name</th><th "
+                "scope=\"col\" class=\"n\">Position</th><th scope=\"col\" class=\"n\">Rows "
+                "behind</th><th scope=\"col\">The oldest waits for</th><th "
+                "scope=\"col\">Last acknowledged</th></tr></thead>\n<tbody>\n",
+                out);
+    for (size_t i = 0; i < status->consumer_count; i++)
+        write_consumer(out, &status->consumers[i]);
+    (void)fputs("</tbody></table></div>\n", out);
+}
+
 /* ---- storage ---- */
 
 static void write_row(FILE *out, const char *name)
@@ -384,6 +415,7 @@ static void write_page(FILE *out, const struct status *status)
         write_strangers(out, status->history);
         write_outcomes(out, status->history);
     }
+    write_consumers(out, status);
     write_keys(out, status);
     write_storage(out, status);
     (void)fputs("</main>\n<footer>siwa-notifyd ", out);

@@ -195,6 +195,24 @@ START_TEST(test_keys_and_their_next_refresh)
 }
 END_TEST
 
+START_TEST(test_consumers_and_how_far_behind)
+{
+    const struct consumer_state state = {.name = HOSTILE "accounts",
+                                         .configured = true,
+                                         .position = 41,
+                                         .lag_rows = 3,
+                                         .lag_ms = 7200 * 1000,
+                                         .acknowledged_ms = NOW_S * 1000};
+
+    check_shows("<h2>Consumers</h2>", false);
+    status.consumers = &state;
+    status.consumer_count = 1;
+    check_shows(TAMED "accounts</th><td class=\"n\">41</td><td class=\"n\">3</td><td>2 h</td><td>"
+                      "<time datetime=\"2026-11-24T06:00:00Z\">",
+                true);
+}
+END_TEST
+
 /* A browser computes this hash over the text between the tags. */
 START_TEST(test_the_policy_names_the_style)
 {
@@ -237,6 +255,7 @@ int main(void)
     tcase_add_test(page, test_outcomes_with_their_cause);
     tcase_add_test(page, test_every_refusal_has_an_advice);
     tcase_add_test(page, test_keys_and_their_next_refresh);
+    tcase_add_test(page, test_consumers_and_how_far_behind);
     tcase_add_test(page, test_the_policy_names_the_style);
     tcase_add_test(page, test_asking_again_can_be_stopped);
     suite_add_tcase(suite, page);
