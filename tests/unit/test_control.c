@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -204,23 +205,20 @@ START_TEST(a_refresh_that_fails_says_why_and_keeps_the_keys)
 }
 END_TEST
 
+static void *ask_for_refresh(void *context)
+{
+    json_decref(ask("POST", "/v1/keys/refresh", "{}"));
+    return context;
+}
+
 START_TEST(many_may_wait_for_one_refresh)
 {
-    pid_t children[8];
-    int status;
+    pthread_t threads[8];
 
-    for (size_t i = 0; i < 8; i++) {
-        children[i] = fork();
-        ck_assert_int_ge(children[i], 0);
-        if (children[i] == 0) {
-            json_decref(ask("POST", "/v1/keys/refresh", "{}"));
-            _exit(0);
-        }
-    }
-    for (size_t i = 0; i < 8; i++) {
-        ck_assert_int_eq(waitpid(children[i], &status, 0), children[i]);
-        ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    }
+    for (size_t i = 0; i < 8; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, ask_for_refresh, NULL), 0);
+    for (size_t i = 0; i < 8; i++)
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
 }
 END_TEST
 
