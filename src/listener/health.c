@@ -339,9 +339,10 @@ static void judge_draining(const struct health_facts *facts, struct health_check
 
 void health_judge(const struct health_facts *facts, struct health_report *ret_report)
 {
-    struct health_check *checks = ret_report->checks;
+    struct health_check *checks;
 
-    ret_report->facts = *facts;
+    *ret_report = (struct health_report){.facts = *facts};
+    checks = ret_report->checks;
     judge_threads(facts, &checks[HEALTH_CHECK_THREADS]);
     judge_keys(facts, &checks[HEALTH_CHECK_KEYS]);
     judge_database(facts, &checks[HEALTH_CHECK_DATABASE]);
