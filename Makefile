@@ -147,10 +147,14 @@ lint:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_LINT)
 	tests/tools/lint build-lint '$(MAKE)'
 
-# Leaks are left to `make asan`, which sees them as they are: gcc 12 loses sight of an owner that is a member of an array,
-# or was inlined away, and then reports leaks that are none.
+# gcc 12 loses sight of an owner that is a member of an array or stands before a flexible one, and then reports leaks that are
+# none. Here they are left to `make asan`, which sees them as they are.
+LEAKS_UNSEEN := dispatcher/history_summary dispatcher/policy listener/control_events support/config
+
 lint-analyzer:
-	$(MAKE) all BUILD=build-lint OPT='-O1 -g -fanalyzer -Wno-analyzer-malloc-leak' WERROR=-Werror
+	$(MAKE) all BUILD=build-lint OPT='-O1 -g -fanalyzer' WERROR=-Werror
+
+$(LEAKS_UNSEEN:%=build-lint/obj/%.o): CFLAGS += -Wno-analyzer-malloc-leak
 
 # `make fuzz` runs every target, `make fuzz-NAME` one. FUZZ_RUNS executions each, or FUZZ_SECONDS.
 FUZZ_RUNS    ?= 1000000

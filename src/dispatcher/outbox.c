@@ -416,7 +416,7 @@ static enum outbox_error add_events(struct outbox *outbox, struct delivery *deli
 {
     const struct notification *notification = &delivery->judgement.notification;
     bool duplicate = false;
-    enum outbox_error error;
+    enum outbox_error error = OUTBOX_ERROR_NONE;
 
     for (size_t i = 0; i < notification->event_count; i++) {
         error =

@@ -216,7 +216,7 @@ static enum outbox_error read_identities(struct outbox *outbox, struct retention
 static enum outbox_error next_identities(struct outbox *outbox, struct retention_sweep *sweep,
                                          sqlite3_stmt *next, sqlite3_stmt *remove)
 {
-    struct identity_row rows[STEP_ROWS];
+    struct identity_row rows[STEP_ROWS] = {0};
     size_t count = 0;
     enum outbox_error error = read_identities(outbox, sweep, next, rows, &count);
 

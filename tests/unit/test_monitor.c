@@ -215,7 +215,8 @@ END_TEST
 
 START_TEST(anything_else_is_not_there)
 {
-    static const char *const paths[] = {"/index.html", "/healthz/", "/metrics2", "/metric", "/v1/state"};
+    static const char *const paths[] = {"/index.html", "/healthz/", "/metrics2", "/metric",
+                                        "/v1/state"};
     struct call_reply reply;
 
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
