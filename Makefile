@@ -101,7 +101,7 @@ deps:
 	tests/tools/install-deps $(DEPS_BUILD)
 
 deps-all:
-	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ) $(DEPS_SHOW)
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ) $(DEPS_PROOF) $(DEPS_SHOW)
 
 demo:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEMO)
