@@ -95,6 +95,8 @@ $(BUILD)/tests/fault/preload_%.so: tests/fault/preload_%.c Makefile
 	@mkdir -p $(@D)
 	$(call say,TEST) $(CC) $(CPPFLAGS) -std=c17 -O2 -g $(WARN) $(WERROR) -fPIC -shared -MMD -MP -MT $@ -o $@ $< -ldl -pthread
 
+fault-programs: $(PRELOAD)
+
 tests: $(UNIT) $(TOOLS) $(PRELOAD)
 
 deps:
@@ -246,6 +248,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs deb check-package install uninstall help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs fault-programs deb check-package install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)
