@@ -10,9 +10,10 @@
 #include "cli/call.h"
 #include "support/config.h"
 
-#define DAEMON_CALL_MS         30000
-#define DAEMON_REPLY_MAX_BYTES (16 * 1024 * 1024) /* the largest is a page of events with bodies \
-                                                   */
+#define DAEMON_CALL_MS 30000
+#define DAEMON_REPLY_MAX_BYTES \
+    (16 * 1024 * 1024) /* the largest is a page of events with bodies \
+                        */
 #define DAEMON_WHY_BYTES 512
 
 /* What to ask. All borrowed for the call. */

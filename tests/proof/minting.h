@@ -76,6 +76,8 @@ static inline struct jwk *minting_jwk(EVP_PKEY *key, const char *kid)
 static inline void minting_append(struct minted *token, const void *data, size_t bytes)
 {
     MUST(bytes <= sizeof(token->text) - token->bytes);
+    if (bytes == 0)
+        return; /* data may be NULL */
     memcpy(token->text + token->bytes, data, bytes);
     token->bytes += bytes;
 }
