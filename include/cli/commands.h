@@ -20,6 +20,7 @@
     X(keys, "keys", "list the keys, have them fetched anew, or distrust one") \
     X(fetch_keys, "fetch-keys", "fetch the key set for a daemon without network") \
     X(erase, "erase", "take the text of a person out of the outbox") \
+    X(audit, "audit", "tell what became of each account-delete and consent-revoked") \
     X(backup, "backup", "copy the outbox while notifications arrive") \
     X(doctor, "doctor", "find out why nothing arrives") \
     X(simulate, "simulate", "sign notifications as Apple would, and send them") \
