@@ -2,8 +2,8 @@
  * preload_memory: stands between a program and the C library and lets a chosen allocation fail, in
  * whatever library it is asked for.
  *
- * FAULT_MEMORY names a file that holds a struct control, which is shared memory. tests/fault/memory.py
- * is the other side.
+ * FAULT_MEMORY names a file that holds a struct control, which is shared memory.
+ * tests/fault/memory_errors.py is the other side.
  */
 #include <errno.h>
 #include <fcntl.h>
