@@ -24,30 +24,37 @@ static enum outbox_error note(struct outbox *outbox, enum outbox_error error, co
     return error;
 }
 
-/* SQLite forgets errno where a COMMIT fails, but the WAL remembers its own last one. */
-static int os_error_of(struct outbox *outbox, int code)
+/* The reason of the WAL's last call that failed. */
+static int wal_errno(struct outbox *outbox)
 {
-    int os_error = sqlite3_system_errno(outbox->db);
     sqlite3_file *wal = NULL;
+    int os_error = 0;
 
-    if (os_error != 0 || code != SQLITE_IOERR_WRITE)
-        return os_error;
     if (sqlite3_file_control(outbox->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal) == SQLITE_OK &&
         wal && wal->pMethods)
         wal->pMethods->xFileControl(wal, SQLITE_FCNTL_LAST_ERRNO, &os_error);
     return os_error;
 }
 
-enum outbox_error outbox_check(struct outbox *outbox, int code)
+static enum outbox_error judge(struct outbox *outbox, int code, int os_error)
 {
-    int os_error;
-
     if (code == SQLITE_OK)
         return OUTBOX_ERROR_NONE;
-    os_error = os_error_of(outbox, code);
     snprintf(outbox->error_text, sizeof outbox->error_text, "%s (%s%s%s)", sqlite3_errstr(code),
              outbox_error_name(code), os_error ? ", " : "", os_error ? strerror(os_error) : "");
     return note(outbox, outbox_error_class(code, os_error), outbox_error_label(code, os_error));
+}
+
+enum outbox_error outbox_check(struct outbox *outbox, int code)
+{
+    return judge(outbox, code, code == SQLITE_OK ? 0 : sqlite3_system_errno(outbox->db));
+}
+
+/* SQLite keeps the errno of some earlier failure where a COMMIT fails, and a broken disk must not
+ * pass for a full one. A COMMIT writes to the WAL and nowhere else, which remembers its own. */
+static enum outbox_error check_commit(struct outbox *outbox, int code)
+{
+    return judge(outbox, code, (code & 0xff) == SQLITE_IOERR ? wal_errno(outbox) : 0);
 }
 
 enum outbox_error outbox_prepare(struct outbox *outbox, const char *sql,
@@ -499,7 +506,7 @@ enum outbox_error outbox_commit(struct outbox *outbox)
     if (error == OUTBOX_ERROR_NONE)
         error = check_place(outbox);
     if (error == OUTBOX_ERROR_NONE)
-        error = outbox_check(outbox, outbox_step(outbox->statements[OUTBOX_COMMIT]));
+        error = check_commit(outbox, outbox_step(outbox->statements[OUTBOX_COMMIT]));
     if (error == OUTBOX_ERROR_NONE)
         outbox->committed = outbox->pending;
     return error;

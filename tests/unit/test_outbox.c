@@ -1064,6 +1064,25 @@ START_TEST(a_failed_write_is_the_end)
 }
 END_TEST
 
+/* SQLite goes on giving the reason of an earlier failure where a COMMIT fails. */
+START_TEST(a_broken_disk_does_not_pass_for_the_full_one_before)
+{
+    struct outbox *outbox = outbox_make();
+
+    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    atomic_store(&write_error, EDQUOT);
+    ck_assert_int_ne(
+        sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL),
+        SQLITE_OK);
+    ck_assert_int_eq(sqlite3_system_errno(outbox->db), EDQUOT);
+    atomic_store(&write_error, EIO);
+    ck_assert_int_eq(try_store(outbox, 2), OUTBOX_ERROR_FATAL);
+    ck_assert_str_eq(outbox_error_kind(outbox), "ioerr");
+    atomic_store(&write_error, 0);
+    ck_assert_int_eq(outbox_close(outbox, why), -EIO);
+}
+END_TEST
+
 START_TEST(a_file_that_was_moved_away_is_the_end)
 {
     struct outbox *outbox = outbox_make();
@@ -1306,6 +1325,7 @@ int main(void)
     tcase_add_test(tests, a_full_disk_passes);
     tcase_add_test(tests, a_failed_sync_is_the_end);
     tcase_add_test(tests, a_failed_write_is_the_end);
+    tcase_add_test(tests, a_broken_disk_does_not_pass_for_the_full_one_before);
     tcase_add_test(tests, a_file_that_was_moved_away_is_the_end);
     tcase_add_test(tests, a_locked_database_is_answered_within_three_seconds);
     tcase_add_test(tests, each_error_has_its_class);
