@@ -98,17 +98,6 @@ class TestStatusPage(unittest.TestCase):
         for text in personal:
             self.assertNotIn(text, html)
 
-    def test_a_damaged_history_is_told(self):
-        """The page goes on where the database cannot be read."""
-        with Daemon(self.apple) as daemon:
-            os.rename(daemon.database, f"{daemon.database}.aside")
-            reply = daemon.get("/")
-            self.assertEqual(reply.status, 200)
-            self.assertIn("Not ready", reply.body)
-            self.assertIn("could not be read", reply.body)
-            os.rename(f"{daemon.database}.aside", daemon.database)
-            self.assertNotIn("could not be read", daemon.get("/").body)
-
     def shoot(self, name, *options):
         picture = pathlib.Path(os.environ.get("SIWA_SCREENSHOTS", self.directory.name)) / name
         with tempfile.TemporaryDirectory(prefix="siwa-browser-") as profile:
