@@ -128,7 +128,7 @@ class Checks:
     def made(cls):
         """The files that the proxy has made so far."""
         lines = cls.trace.read_text().splitlines()
-        return [line for line in lines if not re.search(r"/logs/|/autosave\.json", line) and re.search(r"O_CREAT|O_TMPFILE|creat\(|memfd_create\(|mkdir", line)]
+        return [line for line in lines if not re.search(r"/logs/|/autosave\.json|\.pid", line) and re.search(r"O_CREAT|O_TMPFILE|creat\(|memfd_create\(|mkdir", line)]
 
     def curl(self, *arguments, path=harness.PATH, data=None):
         """(status, HTTP version) of a request as a strict client makes it."""
