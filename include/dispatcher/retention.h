@@ -66,8 +66,9 @@ struct retention_sweep {
     unsigned char identity[IDENTITY_BYTES];
 };
 
-/* Removes for some milliseconds (below WRITER_TASK_MS) and counts in the sweep. The counts are of
- * what is committed only if the transaction is. Inside a transaction, writer thread. */
+/* Removes for some milliseconds (below WRITER_TASK_MS), always something where something is due,
+ * and counts in the sweep. The counts are of what is committed only if the transaction is. Inside a
+ * transaction, writer thread. */
 enum outbox_error retention_sweep_piece(struct outbox *outbox, struct retention_sweep *sweep);
 
 #endif

@@ -7,7 +7,8 @@
 #include "support/clock.h"
 
 /* A piece ends with the first step that ends later than this; a step is a few hundred microseconds
- * where the pages are at hand. */
+ * where the pages are at hand. It takes one step at least: on a machine that is slow enough to
+ * spend the time before, a sweep would never end. */
 #define PIECE_US  4000
 #define STEP_ROWS 64
 
@@ -166,7 +167,9 @@ static enum outbox_error remove_oldest(struct outbox *outbox, struct retention_s
 
     if (error == OUTBOX_ERROR_NONE && removal->waits)
         error = consumers_slowest(sweep->consumers, outbox, &step.slowest, &count);
-    while (error == OUTBOX_ERROR_NONE && step.full && clock_monotonic_us() < until_us) {
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    do {
         error = look(outbox, statements.oldest, sweep, &step);
         if (error != OUTBOX_ERROR_NONE || step.through == 0)
             break;
@@ -174,7 +177,7 @@ static enum outbox_error remove_oldest(struct outbox *outbox, struct retention_s
         sweep->removed += step.rows;
         sweep->unacknowledged += step.unacknowledged;
         sweep->pruned_through = step.through;
-    }
+    } while (error == OUTBOX_ERROR_NONE && step.full && clock_monotonic_us() < until_us);
     sweep->over = !step.full;
     return error;
 }
@@ -249,8 +252,11 @@ static enum outbox_error remove_identities(struct outbox *outbox, struct retenti
     if (error == OUTBOX_ERROR_NONE)
         error = outbox_prepare(
             outbox, "DELETE FROM seen WHERE event_time_ms = ?1 AND identity = ?2", &remove);
-    while (error == OUTBOX_ERROR_NONE && !sweep->over && clock_monotonic_us() < until_us)
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    do
         error = next_identities(outbox, sweep, next, remove);
+    while (error == OUTBOX_ERROR_NONE && !sweep->over && clock_monotonic_us() < until_us);
     return error;
 }
 
@@ -282,7 +288,9 @@ static enum outbox_error remove_apart(struct outbox *outbox, struct retention_sw
                                   : "SELECT id, received_at_ms FROM deferred ORDER BY id LIMIT 1",
                        &oldest);
 
-    while (error == OUTBOX_ERROR_NONE && !sweep->over && clock_monotonic_us() < until_us) {
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    do {
         bool removed = false;
         int64_t id = 0;
 
@@ -292,7 +300,7 @@ static enum outbox_error remove_apart(struct outbox *outbox, struct retention_sw
             error =
                 apart_remove(outbox, quarantine ? APART_QUARANTINE : APART_DEFERRED, id, &removed);
         sweep->removed += removed;
-    }
+    } while (error == OUTBOX_ERROR_NONE && !sweep->over && clock_monotonic_us() < until_us);
     return error;
 }
 
