@@ -90,6 +90,9 @@ enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery);
 enum outbox_error outbox_commit(struct outbox *outbox);
 void outbox_rollback(struct outbox *outbox);
 
+/* The highest id that was ever committed, 0 for none. Writer thread. */
+int64_t outbox_last_id(const struct outbox *outbox);
+
 /* A part of a transaction that can be taken back alone: after outbox_part_begin, what is written up
  * to outbox_part_end stays or, with keep = false, goes. Parts do not nest. Writer thread. */
 enum outbox_error outbox_part_begin(struct outbox *outbox);

@@ -19,10 +19,10 @@ struct writer;
 struct writer_settings {
     struct outbox
         *outbox; /* the thread's alone from start to stop; the caller closes it afterwards */
-    unsigned queue_events;   /* bound of the queue, in events */
-    struct metrics *metrics; /* NULL: none */
-    void (*on_committed)(
-        void *context); /* once a batch: outcomes are ready to be collected; writer thread */
+    unsigned queue_events;               /* bound of the queue, in events */
+    struct metrics *metrics;             /* NULL: none */
+    void (*on_committed)(void *context); /* once a batch: outcomes are ready to be collected; and
+                                            where a task has stored rows; writer thread */
     void (*on_fatal)(
         void *context); /* once: the storage failed, the daemon must exit; writer thread */
     void *context;

@@ -512,6 +512,11 @@ enum outbox_error outbox_commit(struct outbox *outbox)
     return error;
 }
 
+int64_t outbox_last_id(const struct outbox *outbox)
+{
+    return outbox->committed.last_id;
+}
+
 void outbox_rollback(struct outbox *outbox)
 {
     outbox->apps.count = 0;

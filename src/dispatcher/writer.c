@@ -381,6 +381,7 @@ static enum outbox_error run_tasks(struct writer *writer, struct writer_task *ta
 {
     struct outbox *outbox = writer->settings.outbox;
     enum outbox_error own[WRITER_TASKS_TURN];
+    int64_t last_id = outbox_last_id(outbox);
     enum outbox_error error = outbox_begin(outbox);
     unsigned i = 0;
 
@@ -397,6 +398,8 @@ static enum outbox_error run_tasks(struct writer *writer, struct writer_task *ta
     pthread_mutex_lock(&writer->lock);
     note_apart(writer);
     pthread_mutex_unlock(&writer->lock);
+    if (outbox_last_id(outbox) > last_id) /* whoever waits for rows waits for these as well */
+        writer->settings.on_committed(writer->settings.context);
     finish_tasks(tasks, own, error);
     return error;
 }
