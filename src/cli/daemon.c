@@ -75,6 +75,8 @@ int daemon_ask(const struct daemon_request *request, json_t **ret_answer, unsign
     if (error == 0)
         error = read_reply(&reply, ret_answer, ret_status, ret_why);
     call_reply_release(&reply);
+    if (body)
+        explicit_bzero(body, strlen(body)); /* it may name a person */
     free(body);
     return error;
 }

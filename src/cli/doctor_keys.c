@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/call.h"
+#include "cli/cli.h"
 #include "doctor.h"
 #include "keys/fetch.h"
 #include "keys/key_cache.h"
@@ -41,22 +42,23 @@ static void tell_age(struct doctor *doctor, const struct key_snapshot *snapshot)
                     key_snapshot_count(snapshot), hours);
 }
 
+static void release_path(char **path)
+{
+    free(*path);
+}
+
 static void look_at_cache(struct doctor *doctor)
 {
-    const char *database = doctor->config->database;
-    const char *slash = strrchr(database, '/');
-    char path[PATH_MAX], why[JWKS_WHY_BYTES] = "";
+    __attribute__((cleanup(release_path))) char *path = cli_keys_file(doctor->config->database);
+    char why[JWKS_WHY_BYTES] = "";
     struct key_cache *cache;
-    int error;
+    int error = path ? key_cache_open(path, &cache, why) : -ENOMEM;
 
-    (void)snprintf(path, sizeof path, "%.*s/keys.json", (int)(slash ? slash - database : 1),
-                   slash ? database : ".");
-    error = key_cache_open(path, &cache, why);
     if (error < 0) {
         doctor_tell(doctor, "keys.age", error == -EACCES ? DOCTOR_SKIP : DOCTOR_FAIL,
                     error == -EACCES ? "run as root"
                                      : "move it aside and restart: the keys are fetched anew",
-                    "%s: %s", path, why[0] ? why : strerror(-error));
+                    "%s: %s", path ? path : "keys.json", why[0] ? why : strerror(-error));
         return;
     }
     struct key_snapshot *snapshot = key_cache_snapshot(cache);

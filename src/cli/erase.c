@@ -3,15 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/call.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/daemon.h"
 #include "listener/control.h"
 #include "support/config.h"
 #include "verifier/notification.h"
 
-#define REPLY_MAX_BYTES 8192
-#define CALL_MARGIN_MS  10000 /* beyond what the daemon was asked to wait */
+#define CALL_MARGIN_MS 10000 /* beyond what the daemon was asked to wait */
 
 static const char erase_name[] = "erase";
 
@@ -56,34 +55,21 @@ static int read_sub(char **ret_sub)
     return 0;
 }
 
-static char *body_of(const struct erase *erase)
+static json_t *body_of(const struct erase *erase)
 {
-    __attribute__((cleanup(release_json))) json_t *body = NULL;
-    char *sub = NULL, *text = NULL;
+    char *sub = NULL;
+    json_t *body;
 
     if (read_sub(&sub) < 0)
         return NULL;
     body = json_pack("{s:s,s:s,s:I}", erase->team ? "team" : "client_id",
                      erase->team ? erase->team : erase->client_id, "sub", sub, "wait_s",
                      (json_int_t)erase->wait_s);
+    explicit_bzero(sub, strlen(sub));
     free(sub);
-    if (body)
-        text = json_dumps(body, JSON_COMPACT);
-    if (!text)
+    if (!body)
         cli_error(erase_name, "the sub is not UTF-8, or memory is out");
-    return text;
-}
-
-static int refused_by_daemon(const struct call_reply *reply, const json_t *problem)
-{
-    const char *title = json_string_value(json_object_get(problem, "title"));
-    const char *detail = json_string_value(json_object_get(problem, "detail"));
-
-    if (title && detail)
-        cli_error(erase_name, "%s: %s", title, detail);
-    else
-        cli_error(erase_name, "the daemon answered %u", reply->status);
-    return CLI_REFUSED;
+    return body;
 }
 
 static long long count_of(const json_t *answer, const char *name)
@@ -111,39 +97,31 @@ static int show(const struct erase *erase, json_t *answer)
     return done && error == 0 ? CLI_OK : CLI_REFUSED;
 }
 
-static int ask(const struct erase *erase, const struct config *config, const char *body)
+static int ask(const struct erase *erase, const struct config *config, const json_t *body)
 {
     __attribute__((cleanup(release_json))) json_t *answer = NULL;
-    char why[CALL_WHY_BYTES] = "";
-    struct call_reply reply;
-    struct call_request request = {
-        .url = "http://daemon/v1/erase",
-        .unix_socket = config->control.path,
-        .method = "POST",
+    const struct daemon_request request = {
+        .config = config,
+        .path = "/v1/erase",
         .body = body,
-        .body_bytes = strlen(body),
-        .content_type = CONTROL_TYPE_JSON,
         .timeout_ms = (unsigned)erase->wait_s * 1000 + CALL_MARGIN_MS,
-        .reply_max_bytes = REPLY_MAX_BYTES,
     };
-    int result;
+    char why[DAEMON_WHY_BYTES];
+    unsigned status;
+    int error = daemon_ask(&request, &answer, &status, why);
 
-    if (call_send(&request, &reply, why) < 0) {
-        cli_error(erase_name, "%s; the daemon has to run, since it alone writes", why);
-        return CLI_REFUSED;
-    }
-    answer = json_loadb(reply.body, reply.body_bytes, JSON_REJECT_DUPLICATES, NULL);
-    result =
-        reply.status == 200 && answer ? show(erase, answer) : refused_by_daemon(&reply, answer);
-    call_reply_release(&reply);
-    return result;
+    if (error == 0)
+        return show(erase, answer);
+    cli_error(erase_name,
+              error == -EREMOTEIO ? "%s" : "%s; the daemon has to run, since it alone writes", why);
+    return CLI_REFUSED;
 }
 
 static int run(const struct erase *erase)
 {
     __attribute__((cleanup(release_config))) struct config *config = NULL;
     int result = cli_load_config(erase_name, erase->config_file, &config);
-    char *body;
+    __attribute__((cleanup(release_json))) json_t *body = NULL;
 
     if (result != CLI_OK)
         return result;
@@ -152,12 +130,7 @@ static int run(const struct erase *erase)
         return CLI_REFUSED;
     }
     body = body_of(erase);
-    if (!body)
-        return CLI_REFUSED;
-    result = ask(erase, config, body);
-    explicit_bzero(body, strlen(body));
-    free(body);
-    return result;
+    return body ? ask(erase, config, body) : CLI_REFUSED;
 }
 
 int cli_erase(int argc, char **argv)

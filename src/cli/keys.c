@@ -12,18 +12,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cli/call.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/daemon.h"
 #include "cli/moment.h"
 #include "keys/key_cache.h"
 #include "listener/control.h"
 #include "support/clock.h"
 #include "support/config.h"
 
-#define KEYS_CALL_MS         10000
-#define KEYS_REFRESH_MS      (CONTROL_REFRESH_WAIT_MS + 5000)
-#define KEYS_REPLY_MAX_BYTES (1024 * 1024) /* room for the whole history */
+#define KEYS_CALL_MS    10000
+#define KEYS_REFRESH_MS (CONTROL_REFRESH_WAIT_MS + 5000)
 
 static const char keys_name[] = "keys";
 
@@ -139,63 +138,32 @@ static int list(const struct keys *keys)
 
 /* ---- asking the daemon ---- */
 
-/* Explains an answer that is not 200, in the words of its problem (RFC 7807). */
-static int refused_by_daemon(const struct call_reply *reply, const json_t *problem)
-{
-    const char *title = json_string_value(json_object_get(problem, "title"));
-    const char *detail = json_string_value(json_object_get(problem, "detail"));
-
-    if (title && detail)
-        cli_error(keys_name, "%s: %s", title, detail);
-    else
-        cli_error(keys_name, "the daemon answered %u", reply->status);
-    return -EREMOTEIO;
-}
-
 /* POSTs to the control socket. 0 with the answer of a 200; -ENOENT with a sentence in ret_why where
  * no daemon listens; every other error is explained here. */
-static int ask_daemon(const struct keys *keys, const char *url, const char *body,
-                      unsigned timeout_ms, json_t **ret_answer, char ret_why[CALL_WHY_BYTES])
+static int ask_daemon(const struct keys *keys, const char *path, const json_t *body,
+                      unsigned timeout_ms, json_t **ret_answer, char ret_why[DAEMON_WHY_BYTES])
 {
-    const struct config_address *control = &keys->config->control;
-    struct call_reply reply;
-    struct call_request request = {.url = url,
-                                   .unix_socket = control->path,
-                                   .method = "POST",
-                                   .body = body,
-                                   .body_bytes = body ? strlen(body) : 0,
-                                   .content_type = CONTROL_TYPE_JSON,
-                                   .timeout_ms = timeout_ms,
-                                   .reply_max_bytes = KEYS_REPLY_MAX_BYTES};
+    const struct daemon_request request = {
+        .config = keys->config, .path = path, .body = body, .timeout_ms = timeout_ms};
+    unsigned status;
+    int error = daemon_ask(&request, ret_answer, &status, ret_why);
 
-    if (control->kind != CONFIG_ADDRESS_UNIX) {
-        (void)snprintf(ret_why, CALL_WHY_BYTES, "the configuration has no control socket");
-        return -ENOENT;
-    }
-    int error = call_send(&request, &reply, ret_why);
-    if (error == -ENOENT || error == -ECONNREFUSED)
-        return -ENOENT;
-    if (error < 0) {
+    if (error < 0 && error != -ENOENT)
         cli_error(keys_name, "%s", ret_why);
-        return error;
-    }
-    json_t *answer = json_loadb(reply.body, reply.body_bytes, JSON_REJECT_DUPLICATES, NULL);
-    if (reply.status != 200 || !answer) {
-        error = refused_by_daemon(&reply, answer);
-        json_decref(answer);
-    } else {
-        *ret_answer = answer;
-    }
-    call_reply_release(&reply);
     return error;
 }
 
 static int refresh(const struct keys *keys)
 {
+    __attribute__((cleanup(release_json))) json_t *body = json_object();
     __attribute__((cleanup(release_json))) json_t *answer = NULL;
-    char why[CALL_WHY_BYTES];
-    int error =
-        ask_daemon(keys, "http://daemon/v1/keys/refresh", NULL, KEYS_REFRESH_MS, &answer, why);
+    char why[DAEMON_WHY_BYTES];
+
+    if (!body) {
+        cli_error(keys_name, "%s", strerror(ENOMEM));
+        return CLI_REFUSED;
+    }
+    int error = ask_daemon(keys, "/v1/keys/refresh", body, KEYS_REFRESH_MS, &answer, why);
 
     if (error == -ENOENT)
         cli_error(keys_name, "the daemon is not running: %s; start it, it fetches the keys then",
@@ -305,17 +273,13 @@ static int distrust(const struct keys *keys, const char *kid)
 {
     __attribute__((cleanup(release_json))) json_t *question = json_pack("{s:s}", "kid", kid);
     json_t *answer = NULL;
-    char why[CALL_WHY_BYTES];
+    char why[DAEMON_WHY_BYTES];
 
     if (!question) {
         cli_error(keys_name, "--distrust: a kid has 1 to 64 printable characters");
         return CLI_USAGE;
     }
-    char *body = json_dumps(question, JSON_COMPACT);
-    int error =
-        body ? ask_daemon(keys, "http://daemon/v1/keys/distrust", body, KEYS_CALL_MS, &answer, why)
-             : -ENOMEM;
-    free(body);
+    int error = ask_daemon(keys, "/v1/keys/distrust", question, KEYS_CALL_MS, &answer, why);
     if (error == -ENOENT)
         return distrust_without_daemon(keys, kid, why);
     return error < 0 ? CLI_REFUSED : print_distrusted(keys, answer);
@@ -332,9 +296,8 @@ static int open_keys(const char *config_file, struct keys *keys)
     const char *database = keys->config->database, *slash = strrchr(database, '/');
     keys->folder =
         slash ? strndup(database, slash == database ? 1 : (size_t)(slash - database)) : strdup(".");
-    if (keys->folder && asprintf(&keys->file, "%s/keys.json", keys->folder) < 0)
-        keys->file = NULL;
-    return keys->file ? 0 : -ENOMEM;
+    keys->file = cli_keys_file(database);
+    return keys->folder && keys->file ? 0 : -ENOMEM;
 }
 
 static void close_keys(struct keys *keys)
