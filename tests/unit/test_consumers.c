@@ -506,6 +506,7 @@ START_TEST(the_search_for_it_goes_on_from_call_to_call)
 
     writer_free(writer);
     writer = NULL;
+    outbox_reader_close(reader); /* start_writer opens another */
     sql("UPDATE events SET type = 'email-enabled' WHERE id < 50000");
     start_writer();
     for (; oldest(&watch) == 0; calls++)

@@ -319,6 +319,31 @@ START_TEST(every_other_character_and_insertion_is_refused)
 }
 END_TEST
 
+/* Also where the one who signs spelled it so: the bytes signed are the text, not what it decodes
+ * to. */
+START_TEST(other_spellings_are_refused_though_signed)
+{
+    static const struct {
+        const char *payload; /* each decodes to the same {} */
+        enum verdict verdict;
+    } cases[] = {
+        {"e30", VERDICT_ACCEPTED},       {"e31", VERDICT_JWS_MALFORMED},
+        {"e32", VERDICT_JWS_MALFORMED},  {"e33", VERDICT_JWS_MALFORMED},
+        {"e30=", VERDICT_JWS_MALFORMED}, {"e3 0", VERDICT_JWS_MALFORMED},
+    };
+    char *header = signer_base64url(HEADER, strlen(HEADER));
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *signing_input = signer_text("%s.%s", header, cases[i].payload);
+
+        ck_assert_int_eq(judge_and_free(signer_sign_input(&signer, signing_input)),
+                         cases[i].verdict);
+        free(signing_input);
+    }
+    free(header);
+}
+END_TEST
+
 START_TEST(three_parts)
 {
     char *header = strndup(good_token, strcspn(good_token, "."));
@@ -597,6 +622,7 @@ int main(void)
     tcase_add_test(tests, length_of_the_header_and_the_token);
     tcase_add_test(tests, every_flipped_bit_is_refused);
     tcase_add_test(tests, every_other_character_and_insertion_is_refused);
+    tcase_add_test(tests, other_spellings_are_refused_though_signed);
     tcase_add_test(tests, three_parts);
     tcase_add_test(tests, swapped_parts_are_refused);
     tcase_add_test(tests, hmac_with_the_public_key_is_refused);

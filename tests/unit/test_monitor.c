@@ -137,6 +137,32 @@ START_TEST(readyz_notices_a_deleted_database)
 }
 END_TEST
 
+/* Whether the page tells that the counts of the days are missing. */
+static bool page_lacks_history(void)
+{
+    struct call_reply reply;
+    bool lacks;
+
+    ck_assert_uint_eq(rooms_call(&rooms, "GET", "/", NULL, &reply), 200);
+    ck_assert_ptr_nonnull(strstr(reply.body, "</html>"));
+    lacks = strstr(reply.body, "could not be read from the database") != NULL;
+    call_reply_release(&reply);
+    return lacks;
+}
+
+START_TEST(the_page_goes_on_without_the_database)
+{
+    char aside[128];
+
+    (void)snprintf(aside, sizeof aside, "%s.aside", rooms.database);
+    ck_assert_int_eq(rename(rooms.database, aside), 0);
+    rooms_write(rooms.database, "another file");
+    ck_assert(page_lacks_history());
+    ck_assert_int_eq(rename(aside, rooms.database), 0);
+    ck_assert(!page_lacks_history());
+}
+END_TEST
+
 START_TEST(readyz_says_draining)
 {
     health_drain(rooms.health);
@@ -277,6 +303,7 @@ int main(void)
     tcase_add_test(usual, healthz_is_one_word);
     tcase_add_test(usual, readyz_says_ready);
     tcase_add_test(usual, readyz_notices_a_deleted_database);
+    tcase_add_test(usual, the_page_goes_on_without_the_database);
     tcase_add_test(usual, readyz_says_draining);
     tcase_add_test(usual, the_leeway_can_change);
     tcase_add_test(usual, metrics_are_those_of_now);
