@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -106,14 +107,15 @@ class Example:
 
     def test_goes_on_by_itself(self):
         post("email-disabled", self.mine, 0)
-        with subprocess.Popen([*self.command(daemon.database), self.accounts], cwd=self.folder,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen([*self.command(daemon.database), self.accounts], cwd=self.folder, start_new_session=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
                 wait_until(lambda: self.people()[self.mine] == (1, 0), "the first event")
                 post("email-enabled", self.mine, -0.01)
                 wait_until(lambda: self.people()[self.mine] == (1, 1), "the next event")
             finally:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
+                process.stderr.read()  # ends when the last of those that it started is gone
 
 
 class File(Example):

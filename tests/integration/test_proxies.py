@@ -139,8 +139,8 @@ class Checks:
              *arguments, *(["--data-binary", "@-"] if data is not None else []), f"https://{HOST}:{self.port}{path}"],
             input=data, capture_output=True, text=True, check=False)
         status, _, version = done.stdout.partition(" ")
-        if done.returncode in (18, 92) and status == "000":  # the stream was reset before its answer
-            return RESET, "2"
+        if done.returncode in (18, 55, 56, 92) and status == "000":  # closed before the answer could be read
+            return RESET, version
         if status == "000":
             raise AssertionError(f"curl: {done.stderr}\n{self.proxy.log()[-2000:]}")
         return int(status), version
