@@ -23,13 +23,18 @@ struct http_reply;   /* a prepared answer; reusable, immutable, owned by whoever
 enum http_method { HTTP_METHOD_GET = 1, HTTP_METHOD_POST = 2, HTTP_METHOD_OTHER = 4 };
 
 struct http_limits {
-    unsigned connections; /* more wait in the backlog */
+    unsigned connections; /* beyond it, whoever waited longest makes room, or the next one waits */
     size_t body_bytes;
     unsigned headers_ms; /* from accept, or from the first line of a further request, to the end of
                             headers */
     unsigned request_ms; /* from accept, or from the first line, to the end of the body; and again
                             for the client to take its answer */
     unsigned idle_ms;    /* between requests */
+    /* When the connections are at their limit and another one waits, these are spared for so long:
+     * one that has sent nothing, counted from accept or from its last answer, */
+    unsigned spare_silent_ms;
+    /* and one in the middle of a request, or of taking its answer. */
+    unsigned spare_busy_ms;
 };
 
 /* Why the guard or a limit turned a request away. */
@@ -106,6 +111,11 @@ void http_loop_drain(struct http_loop *loop);
 unsigned http_loop_requests(const struct http_loop *loop);
 /* Open connections. Any thread. */
 unsigned http_server_connections(const struct http_server *server);
+/* Connections that were closed to make room for others, since the start. At the limit, and when
+ * another one waits, that is whoever was idle longest after its last answer, else whoever takes
+ * longest over its request, else over taking its answer. Never one whose request is whole and not
+ * answered. Any thread. */
+uint64_t http_server_evicted(const struct http_server *server);
 
 /* Ends and joins the thread; once it returned, no service is called until http_loop_free. The other
  * functions may still be called, so that whoever wakes a loop or looks at it can be ended between

@@ -39,7 +39,8 @@ void monitor_free(struct monitor *monitor);
  * clock (health_tick). */
 extern const struct http_service monitor_service;
 
-/* Shows the connections of a server as siwa_connections{listener="name"}. Before http_loop_start;
+/* Shows the connections of a server as siwa_connections{listener="name"}, and those that had to go
+ * as siwa_connections_evicted_total. Before http_loop_start;
  * the server must live as long as requests are answered. 0 or -errno. */
 int monitor_watch(struct monitor *monitor, const char *name, const struct http_server *server);
 

@@ -127,7 +127,7 @@ static int patience_ms(struct http_loop *loop, int wait_ms)
  * without being told which: one poll less. */
 static void sleep_until_due(struct http_loop *loop, int wait_ms)
 {
-    struct pollfd fds[HTTP_SERVERS_MAX + 2] = {0};
+    struct pollfd fds[2 * HTTP_SERVERS_MAX + 2] = {0};
     nfds_t count = 0;
     uint64_t wakes;
 
@@ -137,6 +137,10 @@ static void sleep_until_due(struct http_loop *loop, int wait_ms)
         fds[count] = (struct pollfd){.fd = loop->servers[count].epoll_fd, .events = POLLIN};
     fds[count++] = (struct pollfd){.fd = loop->wake_fd, .events = POLLIN};
     fds[count++] = (struct pollfd){.fd = loop->linger.epoll_fd, .events = POLLIN};
+    /* The library does not listen while it has as many connections as it may; so we do. */
+    for (unsigned i = 0; i < loop->server_count; i++)
+        if (loop->servers[i].full && !loop->servers[i].crowded)
+            fds[count++] = (struct pollfd){.fd = loop->servers[i].listen_fd, .events = POLLIN};
     atomic_store(&loop->asleep, true);
     if (!atomic_load(&loop->woken))
         (void)poll(fds, count, wait_ms);

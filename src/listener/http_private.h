@@ -20,6 +20,8 @@
 #define HTTP_TICK_MS           240
 #define HTTP_DRAIN_TICK_MS     25
 #define HTTP_PENDING_POLL_MS   10
+#define HTTP_CROWDED_POLL_MS   10
+#define HTTP_EVICT_MAX         16 /* at once, and a 16th of the connections */
 #define HTTP_QUIET_TURNS_MAX   256
 #define HTTP_DRAIN_IDLE_MS     250
 #define HTTP_DRAIN_ACCEPTED_MS 1000
@@ -128,6 +130,7 @@ struct http_connection {
 struct http_server {
     struct http_loop *loop;
     struct MHD_Daemon *daemon;
+    int listen_fd;
     int epoll_fd;
     struct http_limits limits;
     bool by_suspend;
@@ -136,10 +139,14 @@ struct http_server {
     unsigned quiet_turns; /* without progress, one after the other */
     unsigned pending;     /* requests that wait for their answer, asked again */
     unsigned suspended;   /* likewise, suspended */
+    unsigned leaving;     /* connections that were reaped and are not closed yet */
+    bool full;            /* as many connections as may be, those that leave not counted */
+    bool crowded;         /* and another one waits, for whom nobody had to go yet */
     const struct http_service *service;
     void *context;
     struct http_connection *connections;
     atomic_uint connection_count;
+    _Atomic uint64_t evicted;
 };
 
 /* Starts the library on a listening descriptor. 0 or -errno. */
@@ -155,8 +162,19 @@ void http_server_run(struct http_server *server);
 int http_server_patience_ms(struct http_server *server);
 /* Closes what is past its deadline. */
 void http_server_reap(struct http_server *server);
+/* Shuts a connection, of which the library hears as of any hang-up. */
+void http_connection_reap(struct http_connection *connection);
+/* What lies next in a connected socket. */
+enum http_socket { HTTP_SOCKET_EMPTY = 0, HTTP_SOCKET_UNREAD, HTTP_SOCKET_OVER };
+enum http_socket http_socket_look(int fd);
 /* Hands a connected socket to the server as if it had been accepted. 0 or -errno. */
 int http_server_adopt(struct http_server *server, int fd);
+
+/* ---- room: at the limit of connections, whoever waited longest without a whole request goes when
+ * another one comes ---- */
+
+/* Looks whether the server is full and somebody waits, and shuts whoever has to go. */
+void http_room_make(struct http_server *server);
 
 /* The library's callbacks for requests. */
 void *http_request_begin(void *context, const char *target, struct MHD_Connection *mhd);

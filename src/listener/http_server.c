@@ -75,6 +75,8 @@ static void connection_shut(struct http_server *server, void **slot)
     if (connection->next)
         connection->next->previous = connection->previous;
     atomic_fetch_sub(&server->connection_count, 1);
+    if (connection->reaped)
+        server->leaving--;
     /* A place is free: only another turn makes the library listen again. */
     server->progress = true;
     free(connection);
@@ -159,6 +161,7 @@ int http_server_open(struct http_server *server, int listen_fd)
         http_server_close(server);
         return -EIO;
     }
+    server->listen_fd = listen_fd;
     server->epoll_fd = info->epoll_fd;
     return 0;
 }
@@ -196,6 +199,7 @@ void http_server_run(struct http_server *server)
 {
     server->progress = false;
     (void)MHD_run(server->daemon);
+    http_room_make(server);
     server->quiet_turns = server->progress ? 0 : server->quiet_turns + 1;
 }
 
@@ -209,6 +213,8 @@ int http_server_patience_ms(struct http_server *server)
 
     if (server->progress)
         return 0;
+    if (server->crowded)
+        return HTTP_CROWDED_POLL_MS;
     if (server->pending > 0)
         return HTTP_PENDING_POLL_MS;
     if (MHD_get_timeout(server->daemon, &timeout) != MHD_YES || timeout > 0)
@@ -217,16 +223,14 @@ int http_server_patience_ms(struct http_server *server)
     return server->quiet_turns < HTTP_QUIET_TURNS_MAX ? 0 : HTTP_PENDING_POLL_MS;
 }
 
-enum socket_end { SOCKET_OPEN = 0, SOCKET_UNREAD, SOCKET_OVER };
-
-static enum socket_end look_into(int fd)
+enum http_socket http_socket_look(int fd)
 {
     char one;
     ssize_t got = recv(fd, &one, 1, MSG_PEEK | MSG_DONTWAIT);
 
     if (got > 0)
-        return SOCKET_UNREAD;
-    return got == 0 ? SOCKET_OVER : SOCKET_OPEN;
+        return HTTP_SOCKET_UNREAD;
+    return got == 0 ? HTTP_SOCKET_OVER : HTTP_SOCKET_EMPTY;
 }
 
 /* Whether the client ended its side and nobody told us. The library does not watch a suspended
@@ -244,10 +248,10 @@ static bool has_left(const struct http_connection *connection, int64_t now_ms)
     case HTTP_PHASE_ACCEPTED:
     case HTTP_PHASE_HEAD:
     case HTTP_PHASE_BODY:
-        return look_into(connection->fd) == SOCKET_OVER;
+        return http_socket_look(connection->fd) == HTTP_SOCKET_OVER;
     case HTTP_PHASE_IDLE:
         return now_ms < connection->since_ms + 4 * (int64_t)HTTP_TICK_MS &&
-               look_into(connection->fd) == SOCKET_OVER;
+               http_socket_look(connection->fd) == HTTP_SOCKET_OVER;
     default:
         return false;
     }
@@ -270,7 +274,7 @@ static bool is_due(const struct http_connection *connection, bool draining, int6
     else
         return false;
     return now_ms >= connection->since_ms + patience_ms &&
-           look_into(connection->fd) != SOCKET_UNREAD;
+           http_socket_look(connection->fd) != HTTP_SOCKET_UNREAD;
 }
 
 static void refuse_late(struct http_server *server, enum http_phase phase)
@@ -282,9 +286,10 @@ static void refuse_late(struct http_server *server, enum http_phase phase)
         server->service->on_refused(server->context, HTTP_REFUSAL_TIMEOUT);
 }
 
-static void reap(struct http_connection *connection)
+void http_connection_reap(struct http_connection *connection)
 {
     connection->reaped = true;
+    connection->server->leaving++;
     if (connection->request.suspended)
         http_request_abort(&connection->request);
     /* The library hears of it as of any hang-up. */
@@ -300,10 +305,10 @@ void http_server_reap(struct http_server *server)
         if (at->reaped)
             continue;
         if (has_left(at, now_ms)) {
-            reap(at);
+            http_connection_reap(at);
         } else if (is_due(at, server->loop->draining, now_ms)) {
             refuse_late(server, at->phase);
-            reap(at);
+            http_connection_reap(at);
         }
     }
 }
@@ -327,4 +332,9 @@ int http_server_adopt(struct http_server *server, int fd)
 unsigned http_server_connections(const struct http_server *server)
 {
     return atomic_load(&server->connection_count);
+}
+
+uint64_t http_server_evicted(const struct http_server *server)
+{
+    return atomic_load(&server->evicted);
 }

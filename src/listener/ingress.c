@@ -825,6 +825,8 @@ struct http_limits ingress_limits(const struct config *config)
         .headers_ms = config->limits.headers_s * 1000,
         .request_ms = config->limits.request_s * 1000,
         .idle_ms = config->limits.idle_s * 1000,
+        .spare_silent_ms = INGRESS_SPARE_SILENT_MS,
+        .spare_busy_ms = INGRESS_SPARE_BUSY_MS,
     };
 }
 

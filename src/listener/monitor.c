@@ -32,14 +32,14 @@ enum gauge {
 
 struct watched {
     const struct http_server *server;
-    struct metrics_series *connections;
+    struct metrics_series *connections, *evicted;
 };
 
 struct monitor {
     struct health *health;
     struct metrics *metrics;
     struct metrics_series *gauges[GAUGE_COUNT];
-    struct metrics_family *connections;
+    struct metrics_family *connections, *evicted;
     struct watched watched[WATCHED_MAX];
     size_t watched_count;
     struct key_cache *key_cache;
@@ -98,7 +98,10 @@ static int register_gauges(struct monitor *monitor, const char *version)
     monitor->connections =
         metrics_register(metrics, METRICS_GAUGE, "siwa_connections",
                          "Open connections by listener.", ONE_LABEL("listener"), NULL, 0);
-    if (!build || !start || !monitor->connections)
+    monitor->evicted = metrics_register(metrics, METRICS_COUNTER, "siwa_connections_evicted_total",
+                                        "Connections closed to make room for others, by listener.",
+                                        ONE_LABEL("listener"), NULL, 0);
+    if (!build || !start || !monitor->connections || !monitor->evicted)
         return -ENOMEM;
     metrics_set(build, 1);
     metrics_set(start, (double)clock_wall_ms() / 1000);
@@ -146,9 +149,12 @@ static void take_gauges(struct monitor *monitor, const struct health_report *rep
 
     for (size_t i = 0; i < GAUGE_COUNT; i++)
         metrics_set(monitor->gauges[i], values[i]);
-    for (size_t i = 0; i < monitor->watched_count; i++)
-        metrics_set(monitor->watched[i].connections,
-                    http_server_connections(monitor->watched[i].server));
+    for (size_t i = 0; i < monitor->watched_count; i++) {
+        const struct watched *watched = &monitor->watched[i];
+
+        metrics_set(watched->connections, http_server_connections(watched->server));
+        metrics_set(watched->evicted, (double)http_server_evicted(watched->server));
+    }
 }
 
 /* ---- answers ---- */
@@ -458,9 +464,10 @@ int monitor_watch(struct monitor *monitor, const char *name, const struct http_s
     if (monitor->watched_count == WATCHED_MAX)
         return -ENOSPC;
     struct metrics_series *series = metrics_with(monitor->connections, ONE_LABEL(name));
-    if (!series)
+    struct metrics_series *evicted = metrics_with(monitor->evicted, ONE_LABEL(name));
+    if (!series || !evicted)
         return -ENOMEM;
     monitor->watched[monitor->watched_count++] =
-        (struct watched){.server = server, .connections = series};
+        (struct watched){.server = server, .connections = series, .evicted = evicted};
     return 0;
 }

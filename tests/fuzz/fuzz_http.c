@@ -112,7 +112,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
                                               .body_bytes = 1024,
                                               .headers_ms = 60000,
                                               .request_ms = 60000,
-                                              .idle_ms = 60000};
+                                              .idle_ms = 60000,
+                                              .spare_silent_ms = 60000,
+                                              .spare_busy_ms = 60000};
     static const struct http_service service = {
         .on_headers = on_headers, .on_body = on_body, .on_over = on_over};
     struct sockaddr_un name = {.sun_family = AF_UNIX};

@@ -144,7 +144,9 @@ static inline struct http_server *rooms_serve(struct rooms *rooms,
                                        .body_bytes = body_bytes,
                                        .headers_ms = 30000,
                                        .request_ms = 30000,
-                                       .idle_ms = 30000};
+                                       .idle_ms = 30000,
+                                       .spare_silent_ms = 30000,
+                                       .spare_busy_ms = 30000};
     struct http_server *server = NULL;
     char why[256] = "";
 

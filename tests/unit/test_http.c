@@ -32,7 +32,9 @@ static const struct http_limits usual = {.connections = 1024,
                                          .body_bytes = BODY_MAX,
                                          .headers_ms = 10000,
                                          .request_ms = 20000,
-                                         .idle_ms = 30000};
+                                         .idle_ms = 30000,
+                                         .spare_silent_ms = 30000,
+                                         .spare_busy_ms = 30000};
 
 /* ---- the service: what it does depends on the path ---- */
 
@@ -703,7 +705,9 @@ static const struct http_limits hasty = {.connections = 64,
                                          .body_bytes = BODY_MAX,
                                          .headers_ms = 300,
                                          .request_ms = 600,
-                                         .idle_ms = 300};
+                                         .idle_ms = 300,
+                                         .spare_silent_ms = 30000,
+                                         .spare_busy_ms = 30000};
 
 /* Attack: send a byte now and then, so that the library's own time-out starts anew each time. */
 static void drip(struct stand *stand, const char *start)
@@ -864,6 +868,184 @@ START_TEST(others_wait_in_the_backlog)
         close(fds[i]);
     }
     stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+static void expect_open(int fd)
+{
+    char byte;
+
+    ck_assert_int_lt(recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT), 0);
+    ck_assert_int_eq(errno, EAGAIN);
+}
+
+static struct http_limits crowded_limits(unsigned connections, unsigned spare_ms)
+{
+    struct http_limits limits = usual;
+
+    limits.connections = connections;
+    limits.spare_silent_ms = spare_ms;
+    limits.spare_busy_ms = spare_ms;
+    return limits;
+}
+
+static void wait_for_connections(const struct stand *stand, unsigned count)
+{
+    for (int64_t end = clock_monotonic_ms() + PATIENCE_MS;
+         http_server_connections(stand->service.server) != count; usleep(1000))
+        ck_assert_int_lt(clock_monotonic_ms(), end);
+}
+
+/* Attack: as many connections as there may be, which never come to a whole request. At the limit,
+ * whoever waited longest without one goes; between requests first; never who waits for us. */
+START_TEST(makes_room)
+{
+    const struct http_limits limits = crowded_limits(5, 0);
+    struct stand stand = {.service = {.hold = true}};
+    struct service *service = &stand.service;
+    int waits[6], body, head, silent, idle;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &limits, by_suspend_of(_i));
+    waits[0] = dial(&stand);
+    say(waits[0], POST("/later", "5", "hello"));
+    wait_until(&service->waiting, 1);
+    body = dial(&stand);
+    say(body, POST("/later", "5", "hel"));
+    wait_until(&service->headers, 2);
+    head = dial(&stand);
+    say(head, "POST /later HTTP/1.1\r\nHost: a\r\n");
+    wait_for_connections(&stand, 3);
+    silent = dial(&stand);
+    wait_for_connections(&stand, 4);
+    idle = dial(&stand);
+    say(idle, GET("/ok"));
+    ck_assert_uint_eq(status_of(idle), 200);
+    wait_until(&service->overs, 1);
+    expect_open(idle);
+    ck_assert_uint_eq(http_server_evicted(service->server), 0);
+    for (unsigned i = 1; i < 5; i++) {
+        const int order[] = {idle, body, head, silent};
+
+        waits[i] = dial(&stand);
+        say(waits[i], POST("/later", "5", "hello"));
+        wait_until(&service->waiting, i + 1);
+        ck_assert_uint_eq(http_server_evicted(service->server), i);
+        expect_end(order[i - 1]);
+        for (unsigned k = i; k < 4; k++)
+            expect_open(order[k]);
+    }
+    /* Now there is nobody who may go: the next one waits for a place. */
+    waits[5] = dial(&stand);
+    say(waits[5], POST("/ok", "5", "hello"));
+    atomic_store(&service->release, true);
+    http_loop_wake(service->loop);
+    for (unsigned i = 0; i < 6; i++) {
+        ck_assert_uint_eq(status_of(waits[i]), 200);
+        close(waits[i]);
+    }
+    ck_assert_uint_le(http_server_evicted(service->server), 5);
+    stop(&stand);
+    ck_assert_uint_eq(atomic_load(&service->refused[HTTP_REFUSAL_TIMEOUT]), 0);
+    leave(&stand);
+}
+END_TEST
+
+/* A client that sends and sends and takes no answer makes room as well, but last. */
+START_TEST(makes_room_of_who_takes_no_answer)
+{
+    const struct http_limits limits = crowded_limits(2, 0);
+    struct stand stand = {0};
+    struct service *service = &stand.service;
+    int takes_none, silent, first, second;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &limits, by_suspend_of(_i));
+    takes_none = dial(&stand);
+    say(takes_none, GET("/big"));
+    wait_until(&service->bodies, 1);
+    silent = dial(&stand);
+    wait_for_connections(&stand, 2);
+    first = dial(&stand);
+    say(first, POST("/later", "5", "hello"));
+    ck_assert_uint_eq(status_of(first), 200);
+    expect_end(silent);
+    ck_assert_uint_eq(http_server_evicted(service->server), 1);
+    close(first);
+    wait_for_connections(&stand, 1);
+    ck_assert_uint_eq(atomic_load(&service->overs), 1);
+    service->hold = true;
+    first = dial(&stand);
+    say(first, POST("/later", "5", "hello"));
+    wait_until(&service->waiting, 1);
+    second = dial(&stand);
+    say(second, GET("/ok"));
+    ck_assert_uint_eq(status_of(second), 200);
+    ck_assert_uint_eq(http_server_evicted(service->server), 2);
+    atomic_store(&service->release, true);
+    http_loop_wake(service->loop);
+    ck_assert_uint_eq(status_of(first), 200);
+    close(first);
+    close(second);
+    close(takes_none);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
+/* The loop is turned by hand: a crowd of the young evicts nobody, makes nobody spin, and is let go
+ * when it has become old. */
+START_TEST(spares_the_young)
+{
+    struct http_limits limits = crowded_limits(2, 60000);
+    struct stand stand = {0};
+    struct service *service = &stand.service;
+    int fds[3];
+    int64_t start_ms;
+
+    listen_at(&stand, address_of(_i));
+    serve(&stand, &limits, by_suspend_of(_i));
+    http_loop_free(service->loop);
+    ck_assert_int_eq(http_loop_new("test", &service->loop), 0);
+    ck_assert_int_eq(http_loop_serve(service->loop, stand.listen_fd, &limits, by_suspend_of(_i),
+                                     &callbacks, service, &service->server),
+                     0);
+    for (size_t i = 0; i < 2; i++)
+        fds[i] = dial(&stand);
+    while (http_server_connections(service->server) < 2)
+        http_loop_turn(service->loop, 10);
+    for (int i = 0; i < 2 * HTTP_QUIET_TURNS_MAX; i++)
+        http_loop_turn(service->loop, 0);
+    /* Full, and nobody waits. */
+    start_ms = clock_monotonic_ms();
+    for (int i = 0; i < 5; i++)
+        http_loop_turn(service->loop, 60000);
+    ck_assert_int_ge(clock_monotonic_ms() - start_ms, 4 * HTTP_TICK_MS - 10);
+    fds[2] = dial(&stand);
+    say(fds[2], GET("/ok"));
+    for (int i = 0; i < 4; i++)
+        http_loop_turn(service->loop, 0);
+    start_ms = clock_monotonic_ms();
+    for (int i = 0; i < 5; i++)
+        http_loop_turn(service->loop, 60000);
+    ck_assert_int_ge(clock_monotonic_ms() - start_ms, 4 * HTTP_CROWDED_POLL_MS - 10);
+    ck_assert_uint_eq(http_server_evicted(service->server), 0);
+    expect_open(fds[0]);
+    expect_open(fds[1]);
+    expect_open(fds[2]);
+    /* What came a moment ago counts as on its way, and is read. */
+    say(fds[0], "GET");
+    limits.spare_silent_ms = limits.spare_busy_ms = 0;
+    http_server_set_limits(service->server, &limits);
+    while (atomic_load(&service->overs) < 1)
+        http_loop_turn(service->loop, 10);
+    ck_assert_uint_eq(status_of(fds[2]), 200);
+    ck_assert_uint_eq(http_server_evicted(service->server), 1);
+    close(fds[2]);
+    stop(&stand);
+    close(fds[0]);
+    close(fds[1]);
     leave(&stand);
 }
 END_TEST
@@ -1226,6 +1408,9 @@ int main(void)
     tcase_add_loop_test(tests, notices_who_left, 0, 4);
     tcase_add_loop_test(tests, notices_half_a_request, 0, 4);
     tcase_add_loop_test(tests, others_wait_in_the_backlog, 0, 4);
+    tcase_add_loop_test(tests, makes_room, 0, 4);
+    tcase_add_loop_test(tests, makes_room_of_who_takes_no_answer, 0, 4);
+    tcase_add_loop_test(tests, spares_the_young, 0, 4);
     tcase_add_loop_test(tests, wakes, 0, 2);
     tcase_add_loop_test(tests, ticks, 0, 2);
     tcase_add_loop_test(tests, sleeps, 0, 4);
