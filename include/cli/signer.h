@@ -53,6 +53,7 @@ enum signer_events_as { SIGNER_EVENTS_STRING = 0, SIGNER_EVENTS_OBJECT, SIGNER_E
 
 /* What is to be signed; all strings borrowed, UTF-8. exp is iat + 86400, as in every real token. */
 struct signer_notification {
+    const char *kid; /* NULL: the signer's own */
     const char *issuer;
     const char *client_id;
     const char *jti;

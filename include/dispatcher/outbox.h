@@ -82,9 +82,10 @@ struct outbox_apart outbox_apart(const struct outbox *outbox);
  * when its token has expired or its app now ignores it; one that is new but came with an expired
  * token follows policy_late; one whose type the app ignores leaves no trace. Of several events the
  * strongest counts: ACCEPTED, DUPLICATE, IGNORED. What no known key could verify goes by
- * deferral_keep (dispatcher/deferral.h). QUARANTINED means that the body stands in the
- * quarantine (once, however often the token came), BUSY that the quarantine is full, EXPIRED that
- * late is "reject". */
+ * deferral_keep (dispatcher/deferral.h). A test notification becomes a row marked `test`, outside
+ * the views, their ids and what is counted: ACCEPTED, with no rows. QUARANTINED means that the body
+ * stands in the quarantine (once, however often the token came), BUSY that the quarantine is full,
+ * EXPIRED that late is "reject". */
 enum outbox_error outbox_begin(struct outbox *outbox);
 enum outbox_error outbox_add(struct outbox *outbox, struct delivery *delivery);
 enum outbox_error outbox_commit(struct outbox *outbox);
@@ -159,6 +160,10 @@ int outbox_reader_rows(struct outbox_reader *reader, int64_t after, unsigned lim
  * after the other. 0, -ENOENT where there is no such row, or -errno as above. */
 int outbox_reader_raw(struct outbox_reader *reader, int64_t id, int64_t *ret_raw_id,
                       char **ret_body, size_t *ret_bytes);
+
+/* When the test notification with this jti arrived (ms): the newest one. 0, -ENOENT where there is
+ * none, or -errno as above. */
+int outbox_reader_test(struct outbox_reader *reader, const char *jti, int64_t *ret_received_at_ms);
 
 /* The view `outbox_state`. */
 struct outbox_state {

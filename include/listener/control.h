@@ -18,6 +18,10 @@
  *   POST /v1/quarantine/ID/drop      it is removed
  *   POST /v1/erase           {"team" or "client_id": "…", "sub": "…", "wait_s": 30}: erases them;
  *                            {"rows", "raw", "deferred", "quarantined", "state"}
+ *   POST /v1/probe           {"keys": [JWK]}: arms this key for one test notification (probe.h);
+ *                            {"kid", "issuer", "client_id", "armed_ms"}
+ *   GET  /v1/probe/JTI       {"stored", "received_at_ms", "armed"}: whether that test notification
+ *                            was committed, and whether a key is armed still
  *   GET  /v1/state           version, pid, uptime, readiness, keys, refresh, queue, writer
  */
 #ifndef SIWA_LISTENER_CONTROL_H
@@ -60,6 +64,7 @@ struct control_settings {
     struct consumers *consumers;
     struct ingress *ingress; /* whose policy a release goes by; NULL: there are none */
     struct sweeper *sweeper; /* NULL: nothing can be erased */
+    struct probe *probe;     /* NULL: nothing can be armed */
     struct writer *writer;
     struct outbox_reader *reader; /* of the loop's thread while the loop runs */
     struct http_loop *loop;       /* that serves it; may be NULL until the first request */

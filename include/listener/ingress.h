@@ -16,6 +16,7 @@
 #include "keys/key_cache.h"
 #include "keys/refresher.h"
 #include "listener/http.h"
+#include "listener/probe.h"
 #include "support/config.h"
 #include "support/metrics.h"
 
@@ -40,11 +41,13 @@ struct ingress_settings {
     struct refresher *refresher;
     struct writer *writer;
     struct metrics *metrics;
+    struct probe *probe; /* NULL: no test notification is taken */
 };
 
 /* Makes an ingress; 0 or -errno. Registers siwa_notifications_total, siwa_events_total,
- * siwa_last_accepted_timestamp_seconds, siwa_deferred_total and siwa_http_refused_total, with a
- * series for every configured app. Main thread, before the loop starts. */
+ * siwa_last_accepted_timestamp_seconds, siwa_deferred_total, siwa_http_refused_total and
+ * siwa_probes_total, with a series for every configured app. Main thread, before the loop starts.
+ */
 int ingress_new(const struct ingress_settings *settings, struct ingress **ret_ingress);
 
 /* Releases an ingress whose loop is gone; NULL is allowed. Deliveries that the writer still holds

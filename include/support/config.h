@@ -25,6 +25,7 @@
  * these names. */
 #define CONFIG_PROBE_CLIENT_ID "siwa-notifyd.probe" /* and whatever begins so */
 #define CONFIG_PROBE_ISSUER    "urn:siwa-notifyd:probe"
+#define CONFIG_PROBE_KID       "siwa-notifyd.probe." /* how the kid of their key begins */
 
 /* The event types that an app's `ignore` may name, by bit of ignore_mask: 1 << EVENT_TYPE_… of
  * verifier/notification.h (a test holds the two together). Unknown types that Apple may add later

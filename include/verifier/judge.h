@@ -38,6 +38,14 @@ struct judge_keys {
     bool usable; /* false: no set, or too old a one: every token that needs a key is no_keys */
 };
 
+/* A key that the operator made for one test notification, and the one issuer and audience that it
+ * is good for. It is no key of Apple's: what else it signs is not signed at all, and what Apple's
+ * keys sign for that issuer and audience is judged as if it were not there. */
+struct judge_probe {
+    const struct jwk *key; /* NULL: there is none */
+    const char *issuer, *client_id;
+};
+
 /* What a token is judged against; all borrowed for the call. */
 struct judge_rules {
     struct judge_keys keys;
@@ -45,6 +53,7 @@ struct judge_rules {
     void *audience_context;
     const char *const *issuers;
     size_t issuer_count;
+    struct judge_probe probe;
     int64_t now_s;    /* wall clock at receipt */
     int64_t leeway_s; /* both ways, 0 to 86400 */
 };
@@ -75,8 +84,9 @@ const char *quarantine_reason_label(enum quarantine_reason reason);
 /* What a judgement found. */
 struct judgement {
     enum verdict verdict;
-    enum quarantine_reason reason;   /* with VERDICT_QUARANTINED */
-    bool signature_verified;         /* only then may aud stand in a metric or log line */
+    enum quarantine_reason reason; /* with VERDICT_QUARANTINED */
+    bool signature_verified;       /* only then may aud stand in a metric or log line */
+    bool probe; /* the test notification of rules->probe, and never one of Apple's */
     char kid[JWK_KID_MAX_BYTES + 1]; /* empty where the shape did not give one */
     struct notification
         notification; /* filled as soon as the signature verified and the claims parsed */
@@ -88,6 +98,7 @@ struct judgement {
  *   VERDICT_QUARANTINED  signed, for a known audience, but: reason. With reason EXPIRED the `late`
  *                        setting decides; a repeat of what is stored is a duplicate all the same
  *   VERDICT_KID_UNKNOWN, VERDICT_NO_KEYS   may change when keys arrive
+ *   VERDICT_EXPIRED      a test notification only: its time is over
  *   or what refuses it. VERDICT_CLOCK_UNSET comes before everything that needs the time.
  * Uses the context of the calling thread. */
 void judge_body(struct jws_context *context, const struct judge_rules *rules, const char *body,

@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cli/call.h"
 #include "support/config.h"
+#include "verifier/verdict.h"
 
 #define DOCTOR_CALL_MS         10000 /* for one answer, of the daemon or of a server */
 #define DOCTOR_REPLY_MAX_BYTES (256 * 1024)
@@ -47,6 +49,22 @@ void doctor_keys(struct doctor *doctor);
 void doctor_daemon(struct doctor *doctor);
 void doctor_history(struct doctor *doctor);
 void doctor_outside(struct doctor *doctor);
+void doctor_probe(struct doctor *doctor); /* with a url whose server was reached */
+
+/* POSTs a body to the url, or GETs it where body is NULL; as call_send. ret_ms: how long it took.
+ */
+int doctor_post(const struct doctor *doctor, const char *body, size_t body_bytes,
+                struct call_reply *ret_reply, int64_t *ret_ms, char ret_why[CALL_WHY_BYTES]);
+
+/* What mends a call that failed with this error. Static string. */
+const char *doctor_cure_of_call(int error);
+
+/* Whether the answer is the daemon's own for this verdict. */
+bool doctor_answers(const struct call_reply *reply, enum verdict verdict);
+
+/* Tells whether `what` reached the daemon and earned this verdict, and where not, who answered. */
+void doctor_tell_answer(struct doctor *doctor, const char *check, const struct call_reply *reply,
+                        enum verdict expected, const char *what);
 
 /* How a server's TLS looks to a strict client. */
 struct doctor_address {

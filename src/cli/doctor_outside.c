@@ -13,6 +13,7 @@
 #include "cli/call.h"
 #include "doctor.h"
 #include "keys/fetch.h"
+#include "listener/outcome_advice.h"
 #include "support/clock.h"
 #include "verifier/verdict.h"
 
@@ -104,7 +105,7 @@ static bool look_at_names(struct doctor *doctor, const struct call_url *url)
 
 /* ---- HTTP ---- */
 
-static int post(const struct doctor *doctor, const char *body, size_t body_bytes,
+int doctor_post(const struct doctor *doctor, const char *body, size_t body_bytes,
                 struct call_reply *ret_reply, int64_t *ret_ms, char ret_why[CALL_WHY_BYTES])
 {
     const struct call_request request = {
@@ -124,11 +125,29 @@ static int post(const struct doctor *doctor, const char *body, size_t body_bytes
     return error;
 }
 
-/* Whether the answer is the daemon's own for this verdict. */
-static bool answers(const struct call_reply *reply, enum verdict verdict)
+bool doctor_answers(const struct call_reply *reply, enum verdict verdict)
 {
     return reply->status == verdict_status(verdict) &&
            strncmp(reply->body, verdict_label(verdict), strlen(verdict_label(verdict))) == 0;
+}
+
+/* Which of its refusals the daemon answered; VERDICT_COUNT where it was not the daemon. */
+static enum verdict refusal_of(const struct call_reply *reply)
+{
+    int verdict = 0;
+
+    while (verdict < VERDICT_COUNT && (verdict_status((enum verdict)verdict) == 200 ||
+                                       !doctor_answers(reply, (enum verdict)verdict)))
+        verdict++;
+    return (enum verdict)verdict;
+}
+
+const char *doctor_cure_of_call(int error)
+{
+    if (error == -ETIMEDOUT)
+        return "see that the proxy passes the whole body that it announces (nginx: no "
+               "proxy_pass_request_body off), and holds nothing back";
+    return "see the checks above";
 }
 
 static const char *cure_of_status(unsigned status)
@@ -163,23 +182,27 @@ static const char *cure_of_status(unsigned status)
     }
 }
 
-static void tell_answer(struct doctor *doctor, const char *check, const struct call_reply *reply,
+void doctor_tell_answer(struct doctor *doctor, const char *check, const struct call_reply *reply,
                         enum verdict expected, const char *what)
 {
     char location[256] = "";
 
-    if (answers(reply, expected)) {
+    if (doctor_answers(reply, expected)) {
         doctor_tell(doctor, check, DOCTOR_OK, NULL, "%s reached the daemon, which answered %u %s",
                     what, reply->status, verdict_label(expected));
         return;
     }
-    if (answers(reply, VERDICT_BAD_BODY)) {
+    if (doctor_answers(reply, VERDICT_BAD_BODY)) {
         doctor_tell(doctor, check, DOCTOR_FAIL,
                     "have the proxy pass the body as it is, without filters in between",
                     "%s reached the daemon with another body than was sent", what);
         return;
     }
-    if (call_reply_header(reply, "Location", location, sizeof location) == 0)
+    if (refusal_of(reply) != VERDICT_COUNT)
+        doctor_tell(doctor, check, DOCTOR_FAIL, outcome_advice(refusal_of(reply)),
+                    "%s reached the daemon, which answered %u %s", what, reply->status,
+                    verdict_label(refusal_of(reply)));
+    else if (call_reply_header(reply, "Location", location, sizeof location) == 0)
         doctor_tell(doctor, check, DOCTOR_FAIL, cure_of_status(reply->status),
                     "%s was answered %u to %s", what, reply->status, location);
     else
@@ -193,7 +216,7 @@ static void look_at_get(struct doctor *doctor)
     char why[CALL_WHY_BYTES];
     int64_t ms;
 
-    if (post(doctor, NULL, 0, &reply, &ms, why) < 0)
+    if (doctor_post(doctor, NULL, 0, &reply, &ms, why) < 0)
         doctor_tell(doctor, "outside.get", DOCTOR_FAIL, "see the checks above", "%s", why);
     else if (reply.status >= 300 && reply.status < 400)
         doctor_tell(doctor, "outside.get", DOCTOR_FAIL, cure_of_status(reply.status),
@@ -216,12 +239,13 @@ static bool look_at_post(struct doctor *doctor)
     int64_t ms;
     bool reached;
 
-    if (post(doctor, body, sizeof body - 1, &reply, &ms, why) < 0) {
-        doctor_tell(doctor, "outside.post", DOCTOR_FAIL, "see the checks above", "%s", why);
+    int error = doctor_post(doctor, body, sizeof body - 1, &reply, &ms, why);
+    if (error < 0) {
+        doctor_tell(doctor, "outside.post", DOCTOR_FAIL, doctor_cure_of_call(error), "%s", why);
         return false;
     }
-    reached = answers(&reply, VERDICT_JWS_MALFORMED);
-    tell_answer(doctor, "outside.post", &reply, VERDICT_JWS_MALFORMED, "an unsigned POST");
+    reached = doctor_answers(&reply, VERDICT_JWS_MALFORMED);
+    doctor_tell_answer(doctor, "outside.post", &reply, VERDICT_JWS_MALFORMED, "an unsigned POST");
     if (reached)
         doctor_tell(doctor, "outside.time", ms > SLOW_MS ? DOCTOR_WARN : DOCTOR_OK,
                     ms > SLOW_MS ? "find what is slow between here and the daemon" : NULL,
@@ -243,12 +267,12 @@ static void look_at_large_post(struct doctor *doctor)
     memset(body, 'a', LARGE_BODY);
     memcpy(body, begin, sizeof begin - 1);
     memcpy(body + LARGE_BODY - (sizeof end - 1), end, sizeof end - 1);
-    if (post(doctor, body, LARGE_BODY, &reply, &ms, why) < 0)
+    if (doctor_post(doctor, body, LARGE_BODY, &reply, &ms, why) < 0)
         doctor_tell(doctor, "outside.large_body", DOCTOR_FAIL,
                     "raise the proxy's limit for bodies to 64 KiB", "%s", why);
     else
-        tell_answer(doctor, "outside.large_body", &reply, VERDICT_JWS_MALFORMED,
-                    "a POST of 60 KiB");
+        doctor_tell_answer(doctor, "outside.large_body", &reply, VERDICT_JWS_MALFORMED,
+                           "a POST of 60 KiB");
     call_reply_release(&reply);
     free(body);
 }
@@ -291,4 +315,5 @@ void doctor_outside(struct doctor *doctor)
     look_at_get(doctor);
     if (look_at_post(doctor))
         look_at_large_post(doctor);
+    doctor_probe(doctor);
 }

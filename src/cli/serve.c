@@ -73,6 +73,7 @@ struct serve {
     struct writer *writer;
     struct refresher *refresher;
     struct ingress *ingress;
+    struct probe *probe;
     struct sweeper *sweeper;
     struct history *history;
     int64_t history_ms; /* monotonic; of its last flush */
@@ -462,8 +463,10 @@ static void restore_history(struct serve *serve)
 static int make_services(struct serve *serve)
 {
     const struct config *config = serve->config;
+    int error = probe_new(&serve->probe);
     struct ingress_settings ingress = {
         .config = config,
+        .probe = serve->probe,
         .keys = serve->keys,
         .refresher = serve->refresher,
         .writer = serve->writer,
@@ -479,7 +482,8 @@ static int make_services(struct serve *serve)
         .reader_loop = serve->reader_loop,
         .leeway_s = config->limits.leeway_s,
     };
-    int error = ingress_new(&ingress, &serve->ingress);
+    if (!error)
+        error = ingress_new(&ingress, &serve->ingress);
     if (!error)
         error = history_new(serve->writer, serve->metrics, &serve->history);
     if (!error)
@@ -503,6 +507,7 @@ static int make_services(struct serve *serve)
                                                        .consumers = serve->consumers,
                                                        .ingress = serve->ingress,
                                                        .sweeper = serve->sweeper,
+                                                       .probe = serve->probe,
                                                        .writer = serve->writer,
                                                        .reader = serve->reader,
                                                        .loop = serve->reader_loop,
@@ -664,6 +669,7 @@ static int serve_down(struct serve *serve)
     monitor_free(serve->monitor);
     health_free(serve->health);
     ingress_free(serve->ingress);
+    probe_free(serve->probe);
     consumer_metrics_free(serve->consumer_metrics);
     consumers_free(serve->consumers);
     outbox_reader_close(serve->reader);

@@ -370,14 +370,14 @@ int signer_body(const struct signer *signer, const struct signer_notification *n
 {
     static const char before[] = "{\"payload\":\"", after[] = "\"}";
     __attribute__((cleanup(free_text))) char *claims = NULL;
-    char header[SIGNER_KID_BYTES + 32];
+    const char *kid = notification->kid ? notification->kid : signer->kid;
+    char header[JWK_KID_MAX_BYTES + 32];
 
     int error = claims_text(notification, &claims);
     if (error < 0)
         return error;
     /* Apple's header to the byte: no typ, kid first. */
-    int header_bytes =
-        snprintf(header, sizeof header, "{\"kid\":\"%s\",\"alg\":\"RS256\"}", signer->kid);
+    int header_bytes = snprintf(header, sizeof header, "{\"kid\":\"%s\",\"alg\":\"RS256\"}", kid);
     if (header_bytes < 0 || (size_t)header_bytes >= sizeof header)
         return -EINVAL;
 

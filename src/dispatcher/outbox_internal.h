@@ -39,6 +39,9 @@ enum outbox_statement {
     OUTBOX_STATEMENTS
 };
 
+/* Test rows have ids from here on, all below 0. */
+#define OUTBOX_TEST_ID_BASE (-(INT64_C(1) << 62))
+
 /* Apps whose last_accepted is written at the end of the transaction; more are written before. */
 #define OUTBOX_PENDING_APPS 32
 

@@ -11,6 +11,7 @@
 enum reader_statement {
     READER_ROWS,
     READER_RAW,
+    READER_TEST,
     READER_STATE,
     READER_APPS,
     READER_DAYS,
@@ -22,6 +23,8 @@ static const char *const statement_texts[READER_STATEMENTS] = {
     [READER_ROWS] = OUTBOX_POLL_SQL,
     [READER_RAW] = "SELECT raw_id, body FROM events LEFT JOIN raw ON raw.id = raw_id "
                    "WHERE events.id = ?1",
+    [READER_TEST] = "SELECT received_at_ms FROM events WHERE test = 1 AND jti = ?1 "
+                    "ORDER BY id DESC LIMIT 1",
     [READER_STATE] = "SELECT generation, pruned_through, last_id FROM outbox_state",
     [READER_APPS] = "SELECT client_id, last_accepted_ms FROM apps",
     [READER_DAYS] = "SELECT day, what, name, client_id, count FROM days WHERE day >= ?1 "
@@ -206,6 +209,21 @@ int outbox_reader_raw(struct outbox_reader *reader, int64_t id, int64_t *ret_raw
         error = code == SQLITE_DONE ? -ENOENT : outbox_reader_error(code);
     sqlite3_reset(statement);
     return error;
+}
+
+int outbox_reader_test(struct outbox_reader *reader, const char *jti, int64_t *ret_received_at_ms)
+{
+    sqlite3_stmt *statement = reader->statements[READER_TEST];
+    int code;
+
+    sqlite3_bind_text(statement, 1, jti, -1, SQLITE_TRANSIENT);
+    code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        *ret_received_at_ms = sqlite3_column_int64(statement, 0);
+    sqlite3_reset(statement);
+    if (code == SQLITE_ROW)
+        return 0;
+    return code == SQLITE_DONE ? -ENOENT : outbox_reader_error(code);
 }
 
 int outbox_reader_state(struct outbox_reader *reader, struct outbox_state *ret_state)

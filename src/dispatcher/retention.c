@@ -91,11 +91,13 @@ struct removal {
 static const struct removal removals[RETENTION_COUNT] = {
     [RETENTION_ROWS] =
         {
-            .oldest = "SELECT id, received_at_ms, test = 0 FROM events ORDER BY id " LIMIT_STEP,
+            .oldest = "SELECT id, received_at_ms, test = 0 FROM events WHERE id > 0 "
+                      "ORDER BY id " LIMIT_STEP,
             .texts = {"INSERT OR IGNORE INTO facts SELECT id, type, client_id, app, team, "
                       "issued_at_ms, received_at_ms, person, erased_at_ms, ?2 FROM events WHERE "
                       "id <= ?1 AND test = 0 AND type IN ('account-delete', 'consent-revoked')",
-                      "DELETE FROM raw WHERE id <= ?1", "DELETE FROM events WHERE id <= ?1",
+                      "DELETE FROM raw WHERE id <= ?1",
+                      "DELETE FROM events WHERE id > 0 AND id <= ?1",
                       "UPDATE state SET pruned_through = max(pruned_through, ?1)"},
             .waits = true,
         },

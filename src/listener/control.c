@@ -177,6 +177,8 @@ static const struct route {
     {"/v1/quarantine/*/release", HTTP_METHOD_POST, by_operator, control_post_release},
     {"/v1/quarantine/*/drop", HTTP_METHOD_POST, by_operator, control_post_drop},
     {"/v1/erase", HTTP_METHOD_POST, by_operator, control_post_erase},
+    {"/v1/probe", HTTP_METHOD_POST, by_operator, control_post_probe},
+    {"/v1/probe/*", HTTP_METHOD_GET, by_operator, control_get_probe},
     {"/v1/state", HTTP_METHOD_GET, NULL, control_get_state},
     {"/v1/events", HTTP_METHOD_GET, NULL, control_get_events},
     {"/v1/consumers", HTTP_METHOD_GET, NULL, control_get_consumers},

@@ -104,6 +104,8 @@ void control_get_quarantine(struct control *control, struct http_request *reques
 void control_post_release(struct control *control, struct http_request *request);
 void control_post_drop(struct control *control, struct http_request *request);
 void control_post_erase(struct control *control, struct http_request *request);
+void control_post_probe(struct control *control, struct http_request *request);
+void control_get_probe(struct control *control, struct http_request *request);
 void control_get_state(struct control *control, struct http_request *request);
 void control_get_events(struct control *control, struct http_request *request);
 void control_get_consumers(struct control *control, struct http_request *request);

@@ -63,7 +63,7 @@ struct ingress {
     struct ingress_deferral *deferral;
     unsigned deferring; /* deliveries that the writer has and nobody has verified */
 
-    struct metrics_family *notifications, *events, *last_accepted;
+    struct metrics_family *notifications, *events, *last_accepted, *probes;
     struct app_series *apps; /* one for each app of the policy, in its order */
     struct metrics_series *nameless[VERDICT_COUNT]; /* client_id "": no signature verified */
     struct metrics_series *refused_not_found, *refused_method, *refused_framing, *refused_no_length,
@@ -119,6 +119,16 @@ static void count_notification(struct ingress *ingress, enum verdict verdict,
         metrics_add(ingress->nameless[verdict], 1);
 }
 
+/* Counts an outcome. What doctor sends is counted apart, and moves nothing that tells of Apple. */
+static void count_outcome(struct ingress *ingress, enum verdict verdict,
+                          const struct judgement *judgement, const char *verified_audience)
+{
+    if (judgement->probe)
+        metrics_add(metrics_with(ingress->probes, (const char *[]){verdict_label(verdict)}), 1);
+    else
+        count_notification(ingress, verdict, verified_audience);
+}
+
 static void register_app_series(struct ingress *ingress, const char *client_id,
                                 struct app_series *series)
 {
@@ -162,8 +172,14 @@ static int register_metrics(struct ingress *ingress)
     refused = metrics_register(metrics, METRICS_COUNTER, "siwa_http_refused_total",
                                "Requests to Apple's listener that were turned away unread.",
                                (const char *const[]){"reason", NULL}, NULL, 0);
-    if (!ingress->notifications || !ingress->events || !ingress->last_accepted || !refused)
+    ingress->probes = metrics_register(
+        metrics, METRICS_COUNTER, "siwa_probes_total",
+        "Test notifications of `siwa-notifyd doctor`, by outcome; they count nowhere else.",
+        (const char *const[]){"outcome", NULL}, NULL, 0);
+    if (!ingress->notifications || !ingress->events || !ingress->last_accepted || !refused ||
+        !ingress->probes)
         return -ENOMEM;
+    (void)metrics_with(ingress->probes, (const char *[]){verdict_label(VERDICT_ACCEPTED)});
     ingress->apps = series_of_all(ingress, ingress->policy);
     if (!ingress->apps)
         return -ENOMEM;
@@ -207,7 +223,7 @@ static void log_notification(struct ingress *ingress, enum verdict verdict,
         fields[count++] = log_text("type", notification->events[0].type);
     if (verified)
         fields[count++] = log_text("client_id", notification->aud);
-    if (delivery && verified)
+    if (delivery && verified && !judgement->probe)
         fields[count++] = log_text("app", delivery->app->app);
     if (delivery && verified && delivery->rows > 0) {
         fields[count++] = log_number("id", delivery->first_id);
@@ -218,7 +234,8 @@ static void log_notification(struct ingress *ingress, enum verdict verdict,
     fields[count++] = log_number("us", now_us - began_us);
     if (suppressed > 0)
         fields[count++] = log_number("suppressed", (int64_t)suppressed);
-    log_write(loud ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "notification", fields);
+    log_write(loud ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
+              judgement->probe ? "test notification" : "notification", fields);
 }
 
 /* -- requests that wait ------------------------------------------------------------------------ */
@@ -293,6 +310,8 @@ static void judge(struct ingress *ingress, const char *body, size_t body_bytes, 
 {
     struct judge_rules rules;
 
+    struct jwk *probe = probe_key(ingress->set.probe, clock_monotonic_ms());
+
     renew_snapshot(ingress);
     struct key_lookup lookup = {.snapshot = ingress->snapshot, .now_s = now_ms / 1000};
     policy_rules(ingress->policy, &rules);
@@ -302,7 +321,12 @@ static void judge(struct ingress *ingress, const char *body, size_t body_bytes, 
         .context = &lookup,
         .usable = key_snapshot_usable(ingress->snapshot, lookup.now_s),
     };
+    rules.probe = (struct judge_probe){
+        .key = probe, .issuer = CONFIG_PROBE_ISSUER, .client_id = CONFIG_PROBE_CLIENT_ID};
     judge_body(ingress->jws, &rules, body, body_bytes, ret_judgement);
+    if (ret_judgement->probe) /* whatever becomes of it */
+        probe_used(ingress->set.probe, probe);
+    jwk_unref(probe);
 }
 
 static void watch_clock(struct ingress *ingress, int64_t wall_ms, int64_t monotonic_ms)
@@ -349,7 +373,7 @@ static void conclude(struct ingress *ingress, struct http_request *request, enum
     const char *audience = judgement->signature_verified ? judgement->notification.aud : NULL;
 
     http_request_answer(request, ingress->replies[verdict]);
-    count_notification(ingress, verdict, audience);
+    count_outcome(ingress, verdict, judgement, audience);
     log_notification(ingress, verdict, judgement, NULL, began_us);
 }
 
@@ -418,11 +442,22 @@ static enum verdict store(struct ingress *ingress, struct http_request *request,
                           struct judgement *judgement, const char *body, size_t body_bytes,
                           int64_t now_ms, int64_t began_us)
 {
-    const struct config_app *app = policy_find(ingress->policy, judgement->notification.aud);
+    static const struct config_app nobodys = {
+        .client_id = CONFIG_PROBE_CLIENT_ID, .app = "", .team = ""};
+    const struct config_app *app =
+        judgement->probe ? &nobodys : policy_find(ingress->policy, judgement->notification.aud);
     struct delivery *delivery =
         app ? delivery_new(judgement, ingress->policy, app, body, body_bytes, now_ms) : NULL;
 
     return delivery ? submit(ingress, request, delivery, judgement, began_us) : VERDICT_INTERNAL;
+}
+
+/* Whether the keys that are to come may be waited for. No server publishes the key of a test
+ * notification: who sends one that is not armed causes no refresh, and nothing is kept. */
+static bool may_get_key(const struct judgement *judgement)
+{
+    return (judgement->verdict == VERDICT_KID_UNKNOWN || judgement->verdict == VERDICT_NO_KEYS) &&
+           !probe_is_kid(judgement->kid);
 }
 
 static bool kid_known(struct ingress *ingress, const char *kid)
@@ -487,7 +522,7 @@ static void receive(struct ingress *ingress, struct http_request *request, const
     judge(ingress, body, body_bytes, now_ms, &judgement);
     doubt_time(ingress, now_ms, &judgement);
     verdict = judgement.verdict;
-    if (verdict == VERDICT_KID_UNKNOWN || verdict == VERDICT_NO_KEYS) {
+    if (may_get_key(&judgement)) {
         if (may_wait_for_keys && hold_for_keys(ingress, request, body, body_bytes, began_us)) {
             judgement_release(&judgement);
             return;
@@ -598,7 +633,8 @@ static void take_back(struct ingress *ingress, struct delivery *delivery)
         struct http_request *request = waiting->request;
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[delivery->verdict]);
-        count_notification(ingress, delivery->verdict, verified_audience_of(delivery));
+        count_outcome(ingress, delivery->verdict, &delivery->judgement,
+                      verified_audience_of(delivery));
     }
     /* Also where nobody waits any more: the line then says what became of it after the 503. */
     log_notification(ingress, delivery->verdict, &delivery->judgement, delivery,
@@ -694,7 +730,8 @@ static void on_tick(void *context, int64_t now_ms)
     while ((waiting = TAILQ_FIRST(&ingress->committing)) && waiting->deadline_ms <= now_ms) {
         struct http_request *request = waiting->request;
 
-        count_notification(ingress, VERDICT_STORE_FAILED, verified_audience_of(waiting->delivery));
+        count_outcome(ingress, VERDICT_STORE_FAILED, &waiting->delivery->judgement,
+                      verified_audience_of(waiting->delivery));
         wait_end(ingress, waiting);
         http_request_answer(request, ingress->replies[VERDICT_STORE_FAILED]);
     }

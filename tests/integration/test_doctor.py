@@ -1,6 +1,7 @@
 """The doctor: every check is seen in order, and every check is seen to fail for the fault it is there for."""
 
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -38,9 +39,12 @@ class Edge(harness.Process):
         "small": {"location": "client_max_body_size 100; PASS"},
         "password": {"location": "return 401;"},
         "changed": {"location": "proxy_set_body '{}'; PASS"},
+        "stripped": {"location": "proxy_pass_request_body off; proxy_set_header Content-Length 0; PASS"},
+        "announced": {"location": "proxy_pass_request_body off; PASS"},
         "no_post": {"location": "limit_except GET { deny all; } PASS"},
         "nobody": {"location": "proxy_pass http://unix:/nonexistent/notify.sock:;"},
         "somebody": {"location": "return 200 'hello';"},
+        "pretender": {"location": "return 200 'accepted';"},
         "only_elsewhere": {"path": "/somewhere/else"},
     }
 
@@ -101,6 +105,46 @@ class Edge(harness.Process):
 
     def url(self, name, path=PATH):
         return f"https://localhost:{self.ports[name]}{path}"
+
+
+class Between:
+    """A proxy with TLS that may do what no real one is made to do: before(body) is called ahead of the daemon,
+    after(status, text) gives the answer."""
+
+    def __init__(self, edge, daemon, before=None, after=None):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                if before:
+                    before(body)
+                status, text = daemon.post(body)
+                status, text = after(status, text) if after else (status, text)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def do_GET(self):
+                self.send_error(405)
+
+            def log_message(self, *_):
+                pass
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(edge.chains["good"])
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.server.handle_error = lambda *_: None  # who only looks at TLS goes away in its midst
+        self.url = f"https://localhost:{self.server.server_address[1]}{PATH}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class DoctorCase(unittest.TestCase):
@@ -340,6 +384,73 @@ class TestOutside(DoctorCase):
                       "outside.old_tls", "outside.get", "outside.post", "outside.time", "outside.large_body"):
             self.expect(findings, check, "ok")
         self.expect(findings, "outside.ipv4", "warn", "127.0.0.1 answers", "public address")
+
+    def test_the_probe_in_order(self):
+        """The real nginx with TLS, all the way into the database."""
+        before = len(self.probes())
+        rows, accepted = self.daemon.rows(), self.daemon.outcomes().get("accepted")
+        self.expect(self.outside("good"), "outside.probe", "ok", "committed", "apart from the outbox")
+        self.assertEqual(len(self.probes()), before + 1)
+        self.assertEqual((self.daemon.rows(), self.daemon.outcomes().get("accepted")), (rows, accepted))
+
+    def probes(self):
+        return self.daemon.query("SELECT * FROM events WHERE test = 1")
+
+    def test_faults_that_the_probe_sees(self):
+        before = len(self.probes())
+        for fault, part, cure in (("changed", "another body", "without filters"),
+                                  ("stripped", "another body", "pass the body as it is"),
+                                  ("redirect", "301 to https://elsewhere.example", "must not be redirected"),
+                                  ("password", "the answer was 401", "authentication"),
+                                  ("nobody", "the answer was 502", "start the daemon"),
+                                  ("somebody", "the answer was 200", "who gave this answer"),
+                                  ("only_elsewhere", "the answer was 404", "correct the path"),
+                                  ("stranger", "certificate", "checks above"),
+                                  ("announced", "no whole answer within 10000 ms", "proxy_pass_request_body"),
+                                  ("pretender", "200 by another server", "nobody here will see")):
+            with self.subTest(fault=fault):
+                self.expect(self.outside(fault), "outside.probe", "fail", part, cure)
+        with self.subTest(fault="wrong path"):
+            self.expect(self.outside("good", "/wrong"), "outside.probe", "fail", "404", "correct the path")
+        self.assertEqual(len(self.probes()), before)
+
+    def test_a_url_that_leads_to_another_daemon(self):
+        """Another siwa-notifyd refuses it as any stranger's, and only the test notification tells the two apart."""
+        with Daemon(self.apple) as other, Between(self.edge, other) as between:
+            findings = self.outside(None, url=between.url)
+            self.expect(findings, "outside.post", "ok")
+            self.expect(findings, "outside.probe", "fail", "another siwa-notifyd", "point the name or the proxy")
+            self.assertEqual(other.query("SELECT * FROM events"), [])
+
+    def test_a_key_that_is_not_armed_any_more(self):
+        prober = Apple("siwa-notifyd.probe.another")
+
+        def arm_another(body):
+            if "siwa-notifyd-doctor" not in body and len(body) < 4096:
+                self.assertEqual(self.daemon.control("POST", "/v1/probe", prober.key_set()).status, 200)
+                claims = Apple.claims("test", iss="urn:siwa-notifyd:probe", aud="siwa-notifyd.probe")
+                self.assertEqual(self.daemon.post(Apple.body(prober.mint(claims)))[0], 200)
+
+        with Between(self.edge, self.daemon, before=arm_another) as between:
+            self.expect(self.outside(None, url=between.url), "outside.probe", "fail", "had expired", "one doctor at a time")
+
+    def test_an_answer_that_is_changed_on_its_way_back(self):
+        def pretend(status, text):
+            return (202, "fine") if status == 200 else (status, text)
+
+        with Between(self.edge, self.daemon, after=pretend) as between:
+            self.expect(self.outside(None, url=between.url), "outside.probe", "fail", "was committed", "202, not 200")
+
+    def test_without_the_control_socket_no_probe_is_sent(self):
+        before = len(self.probes())
+        with Daemon(self.apple, settings={**self.settings(), "control": ""}) as other:
+            findings = self.findings(other, "--ca-file", str(self.edge.ca_file), "--url", self.edge.url("good"))
+            self.expect(findings, "outside.probe", "skip", "no control socket")
+            other.stop()
+            other.settings["control"] = f"unix:{other.directory}/control.sock"
+            findings = self.findings(other, "--ca-file", str(self.edge.ca_file), "--url", self.edge.url("good"))
+            self.expect(findings, "outside.probe", "skip", "start the daemon")
+        self.assertEqual(len(self.probes()), before)
 
     def test_faults_of_tls(self):
         for fault, check, state, part in (

@@ -100,6 +100,19 @@ static inline struct delivery *delivery_number(struct policy *policy, unsigned n
     return delivery_of(policy, APP_PLAIN, jti, events);
 }
 
+/* The test notification of an operator. */
+static inline struct delivery *delivery_test(struct policy *policy, const char *jti)
+{
+    static const struct config_app nobodys = {
+        .client_id = "siwa-notifyd.probe", .app = "", .team = ""};
+    struct delivery *delivery =
+        delivery_of(policy, APP_PLAIN, jti, "{\"type\":\"test\",\"sub\":\"nobody\"}");
+
+    delivery->judgement.probe = true;
+    delivery->app = &nobodys;
+    return delivery;
+}
+
 static inline struct delivery *as_quarantined(struct delivery *delivery,
                                               enum quarantine_reason reason)
 {

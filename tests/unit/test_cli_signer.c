@@ -199,6 +199,27 @@ START_TEST(header_and_claims_are_apples_to_the_byte)
 }
 END_TEST
 
+START_TEST(a_kid_may_be_another)
+{
+    struct signer_notification notification = example();
+    struct judgement judgement;
+    struct jwks *keys = own_keys(signer);
+    char *body = NULL;
+
+    notification.kid = "a-kid-that-is-longer-than-the-own";
+    ck_assert_int_eq(signer_body(signer, &notification, &body), 0);
+    judge(keys, body, &judgement);
+    ck_assert_int_eq(judgement.verdict, VERDICT_KID_UNKNOWN);
+    ck_assert_str_eq(judgement.kid, notification.kid);
+    judgement_release(&judgement);
+    free(body);
+    notification.kid = "0123456789012345678901234567890123456789012345678901234567890123456789"
+                       "0123456789012345678901234567890123456789";
+    ck_assert_int_eq(signer_body(signer, &notification, &body), -EINVAL);
+    jwks_free(keys);
+}
+END_TEST
+
 START_TEST(text_that_is_not_utf8_is_refused)
 {
     struct signer_notification notification = example();
@@ -348,6 +369,7 @@ int main(void)
     tcase_add_test(tests, the_verifier_accepts_every_shape);
     tcase_add_test(tests, another_key_is_another_key);
     tcase_add_test(tests, header_and_claims_are_apples_to_the_byte);
+    tcase_add_test(tests, a_kid_may_be_another);
     tcase_add_test(tests, text_that_is_not_utf8_is_refused);
     tcase_add_test(tests, saved_and_loaded_it_is_the_same_key);
     tcase_add_test(tests, nothing_is_overwritten);

@@ -16,6 +16,7 @@
 
 static struct rooms rooms;
 static struct control *control;
+static struct probe *probe;
 static char *set_one, *set_two;
 
 /* Made once, before the first fork of Check. */
@@ -32,10 +33,12 @@ static void make_sets(void)
 static void start(const char *set)
 {
     rooms_make(&rooms, set);
+    ck_assert_int_eq(probe_new(&probe), 0);
     const struct control_settings settings = {.health = rooms.health,
                                               .key_cache = rooms.keys,
                                               .refresher = rooms.refresher,
                                               .consumers = rooms.consumers,
+                                              .probe = probe,
                                               .writer = rooms.writer,
                                               .reader = rooms.reader,
                                               .loop = rooms.reader_loop,
@@ -79,6 +82,7 @@ static void teardown(void)
 {
     rooms_stop(&rooms);
     control_free(control);
+    probe_free(probe);
     rooms_remove(&rooms);
 }
 
@@ -467,6 +471,81 @@ START_TEST(a_long_body_is_refused)
 }
 END_TEST
 
+/* ---- the key of a test notification ---- */
+
+static char *set_of(const char *kid)
+{
+    struct signer signer = signer_make(kid);
+    char *set = signer_jwks(&signer, 1);
+
+    signer_free(&signer);
+    return set;
+}
+
+START_TEST(a_key_is_armed_and_its_row_is_looked_for)
+{
+    char *set = set_of(CONFIG_PROBE_KID "1");
+    json_t *answer = ask("POST", "/v1/probe", set);
+    struct jwk *key = probe_key(probe, clock_monotonic_ms());
+
+    ck_assert_str_eq(json_string_value(json_object_get(answer, "kid")), CONFIG_PROBE_KID "1");
+    ck_assert_str_eq(json_string_value(json_object_get(answer, "issuer")), CONFIG_PROBE_ISSUER);
+    ck_assert_str_eq(json_string_value(json_object_get(answer, "client_id")),
+                     CONFIG_PROBE_CLIENT_ID);
+    ck_assert_int_eq(json_integer_value(json_object_get(answer, "armed_ms")), PROBE_ARMED_MS);
+    ck_assert_ptr_nonnull(key);
+    ck_assert_str_eq(jwk_kid(key), CONFIG_PROBE_KID "1");
+    json_decref(answer);
+    answer = ask("GET", "/v1/probe/some-jti", NULL);
+    ck_assert(json_is_false(json_object_get(answer, "stored")));
+    ck_assert(json_is_null(json_object_get(answer, "received_at_ms")));
+    ck_assert(json_is_true(json_object_get(answer, "armed")));
+    json_decref(answer);
+    probe_used(probe, key);
+    answer = ask("GET", "/v1/probe/some-jti", NULL);
+    ck_assert(json_is_false(json_object_get(answer, "armed")));
+    json_decref(answer);
+    answer = ask("GET", "/v1/keys", NULL); /* and it is none of Apple's */
+    ck_assert_str_eq(state_of(answer, CONFIG_PROBE_KID "1"), "absent");
+    json_decref(answer);
+    jwk_unref(key);
+    free(set);
+}
+END_TEST
+
+START_TEST(what_is_not_one_key_of_that_name_is_not_armed)
+{
+    struct signer weak = signer_make_with(CONFIG_PROBE_KID "1", 1024, 65537);
+    struct signer two[2] = {signer_make(CONFIG_PROBE_KID "1"), signer_make(CONFIG_PROBE_KID "2")};
+    char *bodies[] = {signer_jwks(&weak, 1), signer_jwks(two, 2),      set_of("key-one"),
+                      set_of("T8tIJ1zSrO"),  set_of(CONFIG_PROBE_KID), strdup("{}"),
+                      strdup("nonsense")};
+
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        ask_in_vain("POST", "/v1/probe", bodies[i], 400, "/problems/bad-request");
+        free(bodies[i]);
+    }
+    ask_in_vain("POST", "/v1/probe", NULL, 400, "/problems/bad-request");
+    ck_assert_ptr_null(probe_key(probe, clock_monotonic_ms()));
+    signer_free(&weak);
+    signer_free(&two[0]);
+    signer_free(&two[1]);
+}
+END_TEST
+
+/* Attack: the key that stands in the way of one that the key server publishes under such a name. */
+START_TEST(a_kid_that_is_published_is_not_armed)
+{
+    char *set = set_of(CONFIG_PROBE_KID "1");
+
+    rooms_publish(&rooms, set);
+    json_decref(ask("POST", "/v1/keys/refresh", NULL));
+    ask_in_vain("POST", "/v1/probe", set, 400, "/problems/bad-request");
+    ck_assert_ptr_null(probe_key(probe, clock_monotonic_ms()));
+    free(set);
+}
+END_TEST
+
 /* ---- who may ---- */
 
 /* Attack: a member of the socket's group, who may read, changes whom the daemon trusts. */
@@ -488,6 +567,8 @@ START_TEST(another_user_may_read_but_change_nothing)
         ask_in_vain("POST", "/v1/keys/distrust", "{\"kid\": \"key-one\"}", 403,
                     "/problems/not-permitted");
         ask_in_vain("POST", "/v1/keys/refresh", NULL, 403, "/problems/not-permitted");
+        ask_in_vain("POST", "/v1/probe", "{}", 403, "/problems/not-permitted");
+        ask_in_vain("GET", "/v1/probe/jti", NULL, 403, "/problems/not-permitted");
         _exit(0);
     }
     ck_assert_int_eq(waitpid(child, &status, 0), child);
@@ -619,6 +700,9 @@ int main(void)
     tcase_add_test(usual, a_full_list_is_told);
     tcase_add_test(usual, a_kid_that_cannot_be_saved_is_told);
     tcase_add_test(usual, a_long_body_is_refused);
+    tcase_add_test(usual, a_key_is_armed_and_its_row_is_looked_for);
+    tcase_add_test(usual, what_is_not_one_key_of_that_name_is_not_armed);
+    tcase_add_test(usual, a_kid_that_is_published_is_not_armed);
     tcase_add_test(usual, another_user_may_read_but_change_nothing);
     tcase_add_test(usual, state_is_told);
     tcase_add_test(usual, what_is_not_there_is_a_problem);

@@ -17,8 +17,11 @@
     "\"{\\\"type\\\":\\\"consent-revoked\\\",\\\"sub\\\":\\\"001\\\"," \
     "\\\"event_time\\\":1699999990000}\""
 
-static struct signer signer, impostor;
-static struct jwk *key;
+#define PROBE_ISS "urn:example:probe"
+#define PROBE_AUD "example.probe"
+
+static struct signer signer, impostor, prober;
+static struct jwk *key, *probe_key;
 static struct jws_context *context;
 
 /* What the set of keys answers, and how often it was asked. */
@@ -417,6 +420,142 @@ START_TEST(which_reason_wins)
 }
 END_TEST
 
+/* ---- the operator's own key ---- */
+
+static void arm(void)
+{
+    rules.probe = (struct judge_probe){probe_key, PROBE_ISS, PROBE_AUD};
+}
+
+static struct judgement judge_claims_by(const struct signer *by, const char *iss, const char *aud,
+                                        int64_t iat_s, const char *events)
+{
+    char *payload = signer_claims(iss, aud, iat_s, "j", events);
+    char *token = signer_token(by, payload);
+    struct judgement judgement = judge_text(token);
+
+    free(payload);
+    free(token);
+    return judgement;
+}
+
+static void probed(const char *iss, const char *aud, int64_t iat_s, const char *events,
+                   enum verdict verdict, bool probe)
+{
+    struct judgement judgement = judge_claims_by(&prober, iss, aud, iat_s, events);
+
+    ck_assert_msg(judgement.verdict == verdict, "%s %s: %s", iss, aud,
+                  verdict_label(judgement.verdict));
+    ck_assert_int_eq(judgement.probe, probe);
+    ck_assert_int_eq(judgement.signature_verified, probe);
+    judgement_release(&judgement);
+}
+
+START_TEST(a_probe_is_accepted_for_its_issuer_and_audience_alone)
+{
+    arm();
+    probed(PROBE_ISS, PROBE_AUD, NOW_S, EVENTS, VERDICT_ACCEPTED, true);
+    ck_assert_uint_eq(set.asked, 0);
+    ck_assert_uint_eq(audience_asked, 0);
+    rules.keys.usable = false; /* what it tries is the way here */
+    probed(PROBE_ISS, PROBE_AUD, NOW_S, EVENTS, VERDICT_ACCEPTED, true);
+}
+END_TEST
+
+/* Attack: who may arm a key signs what only Apple may: a deletion for an app. */
+START_TEST(the_key_of_a_probe_signs_nothing_of_apples)
+{
+    static const struct {
+        const char *iss, *aud;
+    } cases[] = {{APPLE, APP},       {APPLE, PROBE_AUD},         {PROBE_ISS, APP},
+                 {"x", PROBE_AUD},   {PROBE_ISS "2", PROBE_AUD}, {PROBE_ISS, PROBE_AUD "2"},
+                 {PROBE_ISS, APPLE}, {PROBE_AUD, PROBE_ISS}};
+
+    arm();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct judgement judgement =
+            judge_claims_by(&prober, cases[i].iss, cases[i].aud, NOW_S, EVENTS);
+        ck_assert_int_eq(judgement.verdict, VERDICT_BAD_SIGNATURE);
+        ck_assert(!judgement.probe && !judgement.signature_verified);
+        ck_assert_ptr_null(judgement.notification.aud);
+        judgement_release(&judgement);
+    }
+}
+END_TEST
+
+/* Attack: Apple's key set is somebody else's, who aims at the row that doctor looks for. */
+START_TEST(apples_keys_sign_no_probe)
+{
+    for (int armed = 0; armed < 2; armed++) {
+        if (armed)
+            arm();
+        struct judgement judgement = judge_claims_by(&signer, PROBE_ISS, PROBE_AUD, NOW_S, EVENTS);
+        ck_assert_int_eq(judgement.verdict, VERDICT_WRONG_AUDIENCE);
+        ck_assert(!judgement.probe);
+        judgement_release(&judgement);
+        judgement = judge_claims_by(&signer, PROBE_ISS, APP, NOW_S, EVENTS);
+        ck_assert_int_eq(judgement.verdict, VERDICT_QUARANTINED);
+        ck_assert_int_eq(judgement.reason, QUARANTINE_REASON_UNKNOWN_ISSUER);
+        ck_assert(!judgement.probe);
+        judgement_release(&judgement);
+        judgement = judge_claims_by(&signer, APPLE, APP, NOW_S, EVENTS); /* nothing in its way */
+        ck_assert_int_eq(judgement.verdict, VERDICT_ACCEPTED);
+        ck_assert(!judgement.probe);
+        judgement_release(&judgement);
+    }
+}
+END_TEST
+
+START_TEST(a_probe_that_is_not_armed_is_of_an_unknown_key)
+{
+    struct judgement judgement = judge_claims_by(&prober, PROBE_ISS, PROBE_AUD, NOW_S, EVENTS);
+
+    ck_assert_int_eq(judgement.verdict, VERDICT_KID_UNKNOWN);
+    ck_assert_str_eq(judgement.kid, "probe-kid");
+    judgement_release(&judgement);
+    rules.keys.usable = false;
+    judgement = judge_claims_by(&prober, PROBE_ISS, PROBE_AUD, NOW_S, EVENTS);
+    ck_assert_int_eq(judgement.verdict, VERDICT_NO_KEYS);
+    judgement_release(&judgement);
+}
+END_TEST
+
+/* Attack: somebody saw the kid, and has a key of his own. */
+START_TEST(the_kid_of_a_probe_is_not_its_key)
+{
+    struct signer other = impostor;
+
+    arm();
+    memcpy(other.kid, prober.kid, sizeof other.kid);
+    struct judgement judgement = judge_claims_by(&other, PROBE_ISS, PROBE_AUD, NOW_S, EVENTS);
+    ck_assert_int_eq(judgement.verdict, VERDICT_BAD_SIGNATURE);
+    ck_assert(!judgement.probe && !judgement.signature_verified);
+    judgement_release(&judgement);
+}
+END_TEST
+
+START_TEST(a_probe_has_its_time_and_one_event_and_a_name)
+{
+    char *nameless, *token;
+
+    arm();
+    probed(PROBE_ISS, PROBE_AUD, NOW_S + LEEWAY_S, EVENTS, VERDICT_ACCEPTED, true);
+    probed(PROBE_ISS, PROBE_AUD, NOW_S + LEEWAY_S + 1, EVENTS, VERDICT_FROM_FUTURE, true);
+    probed(PROBE_ISS, PROBE_AUD, NOW_S - 86400 - LEEWAY_S, EVENTS, VERDICT_EXPIRED, true);
+    probed(PROBE_ISS, PROBE_AUD, NOW_S, "[" EVENT "," EVENT "]", VERDICT_CLAIMS_MALFORMED, true);
+    probed(PROBE_ISS, PROBE_AUD, NOW_S, "[]", VERDICT_CLAIMS_MALFORMED, true);
+    nameless = signer_claims(PROBE_ISS, PROBE_AUD, NOW_S, "", EVENTS);
+    token = signer_token(&prober, nameless);
+    struct judgement judgement = judge_text(token);
+    ck_assert_int_eq(judgement.verdict, VERDICT_CLAIMS_MALFORMED);
+    judgement_release(&judgement);
+    free(nameless);
+    free(token);
+    rules.now_s = JUDGE_CLOCK_FLOOR_S - 1;
+    probed(PROBE_ISS, PROBE_AUD, rules.now_s, EVENTS, VERDICT_CLOCK_UNSET, false);
+}
+END_TEST
+
 START_TEST(reasons_have_labels)
 {
     ck_assert_str_eq(quarantine_reason_label(QUARANTINE_REASON_NONE), "none");
@@ -512,8 +651,12 @@ int main(void)
 
     signer = signer_make("k");
     impostor = signer_make("k");
+    prober = signer_make("probe-kid");
     n = signer_n(&signer);
     SIGNER_NEEDS(jwk_new("k", n, &key, why) == 0);
+    free(n);
+    n = signer_n(&prober);
+    SIGNER_NEEDS(jwk_new("probe-kid", n, &probe_key, why) == 0);
     SIGNER_NEEDS(jws_context_new(&context) == 0);
 
     tcase_set_timeout(tests, 120);
@@ -530,6 +673,12 @@ int main(void)
     tcase_add_test(tests, times);
     tcase_add_test(tests, times_at_the_ends_of_the_range);
     tcase_add_test(tests, which_reason_wins);
+    tcase_add_test(tests, a_probe_is_accepted_for_its_issuer_and_audience_alone);
+    tcase_add_test(tests, the_key_of_a_probe_signs_nothing_of_apples);
+    tcase_add_test(tests, apples_keys_sign_no_probe);
+    tcase_add_test(tests, a_probe_that_is_not_armed_is_of_an_unknown_key);
+    tcase_add_test(tests, the_kid_of_a_probe_is_not_its_key);
+    tcase_add_test(tests, a_probe_has_its_time_and_one_event_and_a_name);
     tcase_add_test(tests, reasons_have_labels);
     tcase_add_test(tests, the_largest_notification);
     if (MEMORY_FAULTS_WORK)
@@ -542,8 +691,10 @@ int main(void)
     srunner_free(runner);
     jws_context_free(context);
     jwk_unref(key);
+    jwk_unref(probe_key);
     free(n);
     signer_free(&signer);
+    signer_free(&prober);
     signer_free(&impostor);
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -202,6 +202,49 @@ START_TEST(a_repeat_in_the_same_batch_is_a_duplicate)
 }
 END_TEST
 
+/* What doctor sends is on the disk, and nobody who looks for Apple's notices. */
+START_TEST(a_test_row_is_outside_of_everything)
+{
+    struct outbox *outbox = outbox_make();
+    struct outbox_reader *reader = NULL;
+    struct outbox_state before, after;
+    int64_t received_ms = 0;
+
+    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(outbox_reader_open(test_database, &reader, why), 0);
+    ck_assert_int_eq(outbox_reader_state(reader, &before), 0);
+    ck_assert_int_eq(outbox_reader_test(reader, "probe-1", &received_ms), -ENOENT);
+    for (int i = 0; i < 2; i++) { /* nor is it ever a duplicate */
+        ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-1")), VERDICT_ACCEPTED);
+        ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-2")), VERDICT_ACCEPTED);
+    }
+    ck_assert_int_eq(outbox_reader_state(reader, &after), 0);
+    ck_assert_mem_eq(&before, &after, sizeof before);
+    ck_assert_int_eq(outbox_reader_test(reader, "probe-1", &received_ms), 0);
+    ck_assert_int_eq(received_ms, NOW_MS);
+    ck_assert_int_eq(outbox_reader_test(reader, "jti-1", &received_ms), -ENOENT);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events WHERE test = 1"), 4);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM outbox"), 1);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM seen"), 1);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM raw"), 1);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM apps"), 1);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events WHERE test = 1 AND (sub NOT "
+                                       "NULL OR email NOT NULL OR person NOT NULL OR id >= 0)"),
+                     0);
+    /* the oldest first, as retention takes them */
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events a JOIN events b ON a.rowid + 1 "
+                                       "= b.rowid WHERE a.test = 1 AND a.jti < b.jti"),
+                     2);
+    ck_assert_int_eq(store(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(number_of(outbox, "SELECT max(id) FROM outbox"), 2);
+    outbox_reader_close(reader);
+    close_clean(outbox);
+    outbox = outbox_make(); /* and such a database is as good as any */
+    ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-3")), VERDICT_ACCEPTED);
+    close_clean(outbox);
+}
+END_TEST
+
 START_TEST(the_view_has_the_columns_of_the_contract)
 {
     static const char *const columns[] = {"id",
@@ -1288,6 +1331,7 @@ int main(void)
     tcase_add_test(tests, a_repeat_is_a_duplicate_also_after_a_restart);
     tcase_add_test(tests, a_repeat_in_the_same_batch_is_a_duplicate);
     tcase_add_test(tests, the_view_has_the_columns_of_the_contract);
+    tcase_add_test(tests, a_test_row_is_outside_of_everything);
     tcase_add_test(tests, a_row_holds_what_apple_said);
     tcase_add_test(tests, a_row_knows_its_person);
     tcase_add_test(tests, a_body_about_two_people_is_marked);

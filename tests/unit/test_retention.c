@@ -190,6 +190,29 @@ START_TEST(bodies_go_before_their_rows)
 }
 END_TEST
 
+/* Doctor's have ids below those of events, and stand in nobody's way. */
+START_TEST(test_rows_below_the_others_go_by_their_time_alone)
+{
+    configure(1);
+    add_row(1, "x", AGED(100));
+    for (int i = 1; i <= 3; i++) {
+        sql("INSERT INTO events (id, type, client_id, app, team, issued_at_ms, received_at_ms, "
+            "raw_type, raw_id, test) VALUES (%lld, 'test', 'c', '', '', 1, %lld, 't', 0, 1)",
+            (long long)OUTBOX_TEST_ID_BASE + i, (long long)AGED(i == 1 ? 8 : 6));
+    }
+    ck_assert_int_eq(sweep_all(RETENTION_TEST).removed, 1);
+    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE test = 1"), 2);
+    ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 0); /* the consumer is waited for */
+    sql("UPDATE consumers SET position = 1");
+    struct retention_sweep sweep = sweep_all(RETENTION_ROWS);
+    ck_assert_int_eq(sweep.removed, 1);
+    ck_assert_int_eq(sweep.pruned_through, 1);
+    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE test = 1"), 2);
+    ck_assert_int_eq(number("SELECT count(*) FROM events"), 2);
+    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 1);
+}
+END_TEST
+
 START_TEST(test_rows_have_a_time_of_their_own)
 {
     configure(1); /* who has acknowledged nothing */
@@ -316,6 +339,7 @@ int main(void)
     tcase_add_test(sweep, rows_go_in_the_order_of_their_ids);
     tcase_add_test(sweep, bodies_go_before_their_rows);
     tcase_add_test(sweep, test_rows_have_a_time_of_their_own);
+    tcase_add_test(sweep, test_rows_below_the_others_go_by_their_time_alone);
     tcase_add_test(sweep, identities_go_by_their_arrival);
     tcase_add_test(sweep, the_audit_keeps_what_it_tells);
     tcase_add_test(sweep, what_stands_apart_goes_and_makes_room);

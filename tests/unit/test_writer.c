@@ -129,6 +129,52 @@ static int64_t rows_stored(void)
     return rows;
 }
 
+/* No metric tells of what doctor sends, also where it shares a commit with what does count. */
+static char *commits_as_counted(void)
+{
+    char *text = NULL;
+    size_t bytes;
+
+    ck_assert_int_eq(metrics_render(metrics, &text, &bytes), 0);
+    return text;
+}
+
+START_TEST(a_test_notification_is_no_measure)
+{
+    char *before = commits_as_counted(), *after;
+    struct delivery *done;
+    sqlite3 *db;
+
+    ck_assert_int_eq(writer_submit(writer, delivery_test(policy, "probe")), 0);
+    done = collect();
+    ck_assert_int_eq(done->verdict, VERDICT_ACCEPTED);
+    ck_assert_uint_eq(done->rows, 0);
+    ck_assert_int_eq(done->first_id, 0);
+    delivery_free(done);
+    after = commits_as_counted();
+    ck_assert_str_eq(before, after);
+    free(before);
+    free(after);
+
+    db = hold_writer();
+    submit(1); /* begins a batch, behind which the others queue */
+    ck_assert_int_eq(writer_submit(writer, delivery_test(policy, "another")), 0);
+    submit(2);
+    release_writer(db);
+    for (int left = 3; left > 0;) {
+        for (struct delivery *list = collect(), *next; list; list = next, left--) {
+            next = list->next;
+            ck_assert_int_eq(list->verdict, VERDICT_ACCEPTED);
+            delivery_free(list);
+        }
+    }
+    after = commits_as_counted();
+    ck_assert_ptr_nonnull(strstr(after, "siwa_commit_rows_sum 2\n"));
+    ck_assert_int_eq(rows_stored(), 2);
+    free(after);
+}
+END_TEST
+
 /* Waits until the writer has taken its batch: then the queue is empty and it commits. */
 static void wait_until_committing(void)
 {
@@ -519,6 +565,7 @@ int main(void)
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 120);
     tcase_add_test(tests, an_outcome_is_told_after_its_commit);
+    tcase_add_test(tests, a_test_notification_is_no_measure);
     tcase_add_test(tests, what_queued_during_a_commit_is_one_batch_in_its_order);
     tcase_add_test(tests, the_queue_is_bounded_in_events);
     tcase_add_test(tests, a_stop_commits_what_was_taken);
