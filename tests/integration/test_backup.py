@@ -227,9 +227,9 @@ class TestBackup(BackupCase):
                                        env={**os.environ, **disk.environment}, stderr=subprocess.PIPE, text=True)
             wait_until(lambda: disk.struck, "it writes")
             command.send_signal(signal.SIGTERM)
-            said = command.communicate(timeout=harness.PATIENCE_S)[1]
-            self.assertEqual(command.returncode, 1)
-            self.assertIn("stopped", said)
+            with command.stderr:
+                self.assertEqual(harness.end_of(command, signal.SIGTERM), 1)
+                self.assertIn("stopped", command.stderr.read())
             self.assertEqual(self.names(), ["copy.db", "copy.key", "copy.keys.json"])
             self.assertEqual(self.file.read_bytes(), earlier)
 

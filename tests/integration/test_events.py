@@ -98,7 +98,7 @@ class Events(unittest.TestCase):
             with self.following() as process:
                 process.stdout.readline()
                 process.send_signal(number)
-                self.assertEqual(process.wait(harness.PATIENCE_S), 0)
+                self.assertEqual(harness.end_of(process, number), 0)
                 self.assertNotIn("cannot", process.stderr.read())
 
     def test_follow_ends_when_nobody_reads(self):
@@ -199,7 +199,7 @@ class AfterTheDaemon(unittest.TestCase):
                 second = json.loads(process.stdout.readline())
                 self.assertGreater(second["id"], first["id"])
                 process.terminate()
-                self.assertEqual(process.wait(harness.PATIENCE_S), 0)
+                self.assertEqual(harness.end_of(process, signal.SIGTERM), 0)
 
 
 if __name__ == "__main__":

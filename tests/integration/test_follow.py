@@ -53,7 +53,7 @@ class Command(unittest.TestCase):
 
     def end(self, process):
         process.send_signal(signal.SIGTERM)
-        return process.wait(harness.PATIENCE_S)
+        return harness.end_of(process, signal.SIGTERM)
 
 
 class Exec(Command):
@@ -95,7 +95,7 @@ class Exec(Command):
                 with self.assertRaises(subprocess.TimeoutExpired):
                     process.wait(0.5)
                 (self.folder / "go").touch()
-                self.assertEqual(process.wait(harness.PATIENCE_S), 0)
+                self.assertEqual(harness.end_of(process, number), 0)
             self.assertEqual(self.file("log").count("end"), before + 1)
             self.assertEqual(self.position(), before + 1)
 
