@@ -33,7 +33,7 @@ DEPS_COV   := gcovr
 DEPS_SHOW  := chromium
 DEPS_DEB   := build-essential debhelper check
 DEPS_FUZZ  := clang-14 libclang-rt-14-dev
-DEPS_PROOF := python3-jwcrypto # and node with npm, which Debian and others package in different ways
+DEPS_PROOF := python3-jwcrypto slowhttptest xfsprogs # and node with npm: tests/tools/install-node
 
 # Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKG)))$(PKG_CFLAGS)
@@ -104,6 +104,7 @@ deps:
 
 deps-all:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ) $(DEPS_PROOF) $(DEPS_SHOW)
+	tests/tools/install-node
 
 demo:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEMO)
@@ -186,6 +187,7 @@ PROOF_ARGS ?=
 
 proof:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_FUZZ) $(DEPS_PROOF)
+	tests/tools/install-node
 	$(MAKE) all tests proof-programs
 	SIWA_BUILD=$(BUILD) tests/proof/run --size $(SIZE) $(PROOF_ARGS)
 

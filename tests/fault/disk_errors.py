@@ -2,8 +2,9 @@
 """200 means stored, once, through errors of the disk.
 
 Every open, write, truncate, sync, rename and link of a run of the real daemon (start, notifications, clean stop) fails in
-its turn: once, and from then on, with EIO and with ENOSPC; writes are cut short; and the process is killed at it. Each
-time the daemon must answer or end, never hang; say why it ends; and start again once the disk is well, with everything
+its turn: once, and from then on, with EIO and with ENOSPC; writes are cut short; and the process is killed at it. Each sync
+fails in its turn, too: then the notification that waits for it gets no 200, and the daemon ends, whatever the reason, for
+nobody knows what is on the disk. Each time the daemon must answer or end, never hang; say why it ends; and start again once the disk is well, with everything
 that was answered 200, once.
 
     tests/fault/disk_errors.py [--count EVERY] [--seed N]
@@ -31,13 +32,15 @@ import ledger
 END_S = 25   # a daemon that is told to stop, or cannot go on, has ended by then
 ANSWER_S = 5  # a commit that takes 3 s is answered; a busy machine gets a little more
 
-Fault = collections.namedtuple("Fault", "word action error lasting")
+Fault = collections.namedtuple("Fault", "word action error lasting kinds", defaults=((),))
 FAULTS = [
     Fault("EIO once", fault_disk.FAIL, errno.EIO, False),
     Fault("EIO from then on", fault_disk.FAIL, errno.EIO, True),
     Fault("ENOSPC once", fault_disk.FAIL, errno.ENOSPC, False),
     Fault("ENOSPC from then on", fault_disk.FAIL, errno.ENOSPC, True),
-    Fault("half a write", fault_disk.SHORTEN, 0, False),
+    Fault("half a write", fault_disk.SHORTEN, 0, False, ("write",)),
+    Fault("a sync ends with EIO", fault_disk.FAIL, errno.EIO, False, ("sync",)),
+    Fault("a sync ends with ENOSPC", fault_disk.FAIL, errno.ENOSPC, False, ("sync",)),
     Fault("kill -9", fault_disk.KILL, 0, False),
 ]
 # How many notifications, how far each is padded, and whether a killed daemon left something to recover.
@@ -103,23 +106,31 @@ class Run:
             time.sleep(0.005)
         return True
 
-    def live(self, daemon, book, what):
+    def live(self, daemon, book, what, disk, fault=None):
         """Start, notifications, stop; under whatever faults are ordered."""
         daemon.spawn_daemon()
+        unsynced = False
         if self.started(daemon, what):
             client = ledger.Client(daemon.address, ANSWER_S)
             with contextlib.closing(client):
                 for body in self.pool.bodies:
                     book.sent(body.jti)
+                    struck = disk.struck
                     try:
-                        book.answered(body.jti, *client.post(body.request))
+                        status, word = client.post(body.request)
+                        book.answered(body.jti, status, word)
+                        unsynced = fault and fault.kinds == ("sync",) and disk.struck > struck
+                        if unsynced and status == 200:
+                            raise ledger.Broken(f"{what}: 200 for what was not synced")
+                        if unsynced:
+                            break
                     except TimeoutError:
                         raise ledger.Broken(f"{what}: no answer within {ANSWER_S} s:\n{daemon.log()[-3000:]}") from None
                     except OSError:
                         break  # it ended
-            if daemon.running():
+            if daemon.running() and not unsynced:
                 daemon.process.send_signal(signal.SIGTERM)
-        status = self.ended(daemon, what)
+        status = self.ended(daemon, f"{what}: a sync failed, and it goes on" if unsynced else what)
         if status not in (0, -signal.SIGKILL) and not self.says_why(daemon):
             raise ledger.Broken(f"{what}: ended with {status} and did not say why:\n{daemon.log()[-3000:]}")
         if status not in (0, 1, -signal.SIGKILL):
@@ -157,12 +168,11 @@ class Run:
         what = f"{self.scenario}: call {at}: {fault.word}"
         with self.folder() as folder:
             disk = fault_disk.Disk(folder / "data", folder / "faults")
-            kinds = ("write",) if fault.action == fault_disk.SHORTEN else ()
-            disk.strike(*kinds, error=fault.error, at=at, lasting=fault.lasting, action=fault.action)
+            disk.strike(*fault.kinds, error=fault.error, at=at, lasting=fault.lasting, action=fault.action)
             daemon = self.daemon(folder, environment=disk.environment)
             book = ledger.Ledger()
             try:
-                status = self.live(daemon, book, what)
+                status = self.live(daemon, book, what, disk, fault)
                 struck = disk.struck > 0
                 disk.heal()
                 self.recover(daemon, book, what)
@@ -179,7 +189,7 @@ class Run:
             disk.count(*kinds)
             daemon = self.daemon(folder, environment=disk.environment)
             try:
-                self.live(daemon, ledger.Ledger(), "without a fault")
+                self.live(daemon, ledger.Ledger(), "without a fault", disk)
             finally:
                 daemon.kill9()
                 daemon.release()
@@ -189,8 +199,9 @@ class Run:
         total, of_kind = self.calls()
         tried = 0
         for fault in FAULTS:
-            calls = self.calls(("write",))[0] if fault.action == fault_disk.SHORTEN else total
-            for at in range(1 + self.random.randrange(every), calls + 1, every):
+            calls = self.calls(fault.kinds)[0] if fault.kinds else total
+            step = min(every, calls)
+            for at in range(1 + self.random.randrange(step), calls + 1, step):
                 tried += self.one(fault, at)
                 on_step()
         return total, of_kind, tried

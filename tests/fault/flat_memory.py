@@ -21,6 +21,7 @@ POOL = 3000
 WARM_S = 10          # buffers, caches and the arenas of malloc find their size
 GROWTH_KIB = 1024    # allowed between the first and the last part of the run: noise of a page cache within
 GROWTH_PER_MILLE = 20
+DESCRIPTORS = 400     # six clients, what they left behind half-way, and some forty of the daemon's own
 
 
 def resident_kib(pid):
@@ -95,6 +96,8 @@ def measure(seconds, seed):
             mix.thread.start()
         while time.monotonic() - began < WARM_S + seconds:
             time.sleep(0.25)
+            if descriptors(daemon.pid) > DESCRIPTORS:
+                raise ledger.Broken(f"{descriptors(daemon.pid)} descriptors are open")
             if time.monotonic() - began >= WARM_S:
                 samples.append((resident_kib(daemon.pid), descriptors(daemon.pid)))
         for mix in mixes:

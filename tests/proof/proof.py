@@ -2,6 +2,7 @@
 
     ROW --size ci|full [--count N] [--seed N]     tries the promise; --count goes before what the size stands for
     ROW --control [--count N] [--seed N]          breaks the daemon on purpose, and demands that the row itself notices
+    ROW --applies                                 whether what a control changes still stands in the sources: exit status 0 or 1
 
 Progress goes to standard error; standard output is one JSON object:
 
@@ -119,6 +120,15 @@ def control_row(controls, given, also):
     return {"controls": answers}, code
 
 
+def misplaced(controls):
+    """The changes of controls that do not stand in their files exactly once."""
+    for control in controls:
+        for file, old, _ in control.changes:
+            count = (ROOT / file).read_text().count(old)
+            if count != 1:
+                yield f"{control.broken}: {file}: {old!r} stands there {count} times"
+
+
 def main(promise, measure, controls, ci, full, also=()):
     """also: build directories that the copies of the controls need besides BUILD."""
     parser = argparse.ArgumentParser(description=promise)
@@ -126,7 +136,12 @@ def main(promise, measure, controls, ci, full, also=()):
     parser.add_argument("--count", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--applies", action="store_true")
     given = parser.parse_args()
+    if given.applies:
+        wrong = list(misplaced(controls))
+        print("\n".join(wrong) or f"{len(controls)} controls apply")
+        sys.exit(1 if wrong or not controls else 0)
     if given.control:
         answer, code = control_row(controls, given, also)
     else:
