@@ -282,6 +282,38 @@ class LiveSystemd(unittest.TestCase):
         wait_until(lambda: show("WatchdogTimestampMonotonic") != fed, "the watchdog to be fed again")
         self.assertEqual(show("NRestarts"), "0")
 
+    def doctor(self, check):
+        """(state, cause) of its finding."""
+        report = json.loads(run(PROGRAM, "doctor", "--json", check=False).stdout)
+        finding, = [finding for finding in report["checks"] if finding["check"] == check]
+        return finding["state"], finding["cause"]
+
+    def test_the_doctor_sees_the_unit(self):
+        self.assertEqual(self.doctor("unit.state"), ("ok", "siwa-notifyd.service runs"))
+        os.kill(int(show("MainPID")), signal.SIGKILL)
+        wait_until(lambda: show("NRestarts") == "1", "the restart")
+        self.serves()
+        self.assertEqual(self.doctor("unit.state"), ("warn", "siwa-notifyd.service runs, but was restarted 1 times"))
+        systemctl("stop", SERVICE, *SOCKETS)
+        self.assertEqual(self.doctor("unit.state"), ("fail", "siwa-notifyd.service is not running"))
+        self.assertEqual(self.doctor("daemon.ready")[0], "fail")
+        systemctl("start", *SOCKETS, SERVICE)
+        self.serves()
+        self.assertEqual(self.doctor("unit.state")[0], "ok")
+
+    def test_the_doctor_sees_a_weaker_sandbox(self):
+        self.assertEqual(self.doctor("unit.sandbox")[0], "ok")
+        weaker = pathlib.Path("/run/systemd/system", f"{SERVICE}.d/weaker.conf")
+        weaker.parent.mkdir(parents=True)
+        for setting in ("PrivateNetwork=no", "ProtectSystem=full"):
+            with self.subTest(setting):
+                weaker.write_text(f"[Service]\n{setting}\n")
+                systemctl("daemon-reload")
+                self.assertEqual(self.doctor("unit.sandbox"), ("warn", "the unit's sandbox is wider than the one that is shipped"))
+        shutil.rmtree(weaker.parent)
+        systemctl("daemon-reload")
+        self.assertEqual(self.doctor("unit.sandbox")[0], "ok")
+
     def test_health_and_metrics_come_through_the_monitor_socket(self):
         """IPAddressDeny=any does not cut off a socket that was handed over."""
         self.assertEqual(set(show("IPAddressDeny").split()), {"::/0", "0.0.0.0/0"})
