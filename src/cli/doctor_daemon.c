@@ -121,6 +121,9 @@ void doctor_daemon(struct doctor *doctor)
 
 /* ---- history ---- */
 
+/* So long after a database was made its silence says nothing yet. */
+#define YOUNG_S 86400
+
 struct heard {
     const char *client_id;
     int64_t last_ms;
@@ -134,8 +137,16 @@ static void hear(void *context, const char *client_id, int64_t last_ms)
         heard->last_ms = last_ms;
 }
 
+static bool is_young(struct outbox_reader *reader, int64_t now_ms)
+{
+    struct outbox_state state;
+
+    return outbox_reader_state(reader, &state) == 0 && now_ms / 1000 - state.generation < YOUNG_S;
+}
+
 static void tell_app(struct doctor *doctor, struct outbox_reader *reader,
-                     const struct history_summary *history, const struct config_app *app)
+                     const struct history_summary *history, const struct config_app *app,
+                     bool young)
 {
     const struct history_app *events = history_summary_app(history, app->client_id);
     struct heard heard = {.client_id = app->client_id};
@@ -143,9 +154,10 @@ static void tell_app(struct doctor *doctor, struct outbox_reader *reader,
     uint64_t count = 0;
 
     if (outbox_reader_last_accepted(reader, hear, &heard) < 0 || heard.last_ms == 0) {
-        doctor_tell(doctor, "history.app", DOCTOR_WARN,
+        doctor_tell(doctor, "history.app", young ? DOCTOR_SKIP : DOCTOR_WARN,
                     "look from outside with --url, then cause an event on a device",
-                    "nothing for %s was ever accepted", app->client_id);
+                    "nothing for %s was ever accepted%s", app->client_id,
+                    young ? ", in a database that is less than a day old" : "");
         return;
     }
     for (int day = 0; events && day < HISTORY_DAYS; day++)
@@ -174,15 +186,17 @@ static void tell_strangers(struct doctor *doctor, const struct history_summary *
 
 /* Strangers may send anything at any time; what Apple signed, or what is our fault, is worth a
  * warning, and so is everything while nothing is accepted at all. */
-static bool worth_a_warning(const struct history_summary *history, enum verdict verdict)
+static bool worth_a_warning(const struct history_summary *history, enum verdict verdict, bool young)
 {
     bool strangers = verdict_status(verdict) / 100 == 4 && verdict != VERDICT_EXPIRED &&
                      verdict != VERDICT_CLAIMS_MALFORMED && verdict != VERDICT_NOT_A_NOTIFICATION;
 
+    if (young && verdict == VERDICT_JWS_MALFORMED)
+        return false; /* doctor's own, from outside */
     return !strangers || history->outcomes[VERDICT_ACCEPTED].month == 0;
 }
 
-static void tell_outcomes(struct doctor *doctor, const struct history_summary *history)
+static void tell_outcomes(struct doctor *doctor, const struct history_summary *history, bool young)
 {
     uint64_t total = 0;
 
@@ -193,18 +207,20 @@ static void tell_outcomes(struct doctor *doctor, const struct history_summary *h
         total += outcome->month;
         if (outcome->month == 0 || verdict == VERDICT_WRONG_AUDIENCE)
             continue;
-        doctor_tell(
-            doctor, "history.outcome",
-            outcome_advice(verdict)[0] != '\0' && worth_a_warning(history, verdict) ? DOCTOR_WARN
-                                                                                    : DOCTOR_OK,
-            outcome_advice(verdict),
-            "%s: %" PRIu64 " today, %" PRIu64 " in 7 days, %" PRIu64 " in %d",
-            verdict_label(verdict), outcome->today, outcome->week, outcome->month, HISTORY_DAYS);
+        doctor_tell(doctor, "history.outcome",
+                    outcome_advice(verdict)[0] != '\0' && worth_a_warning(history, verdict, young)
+                        ? DOCTOR_WARN
+                        : DOCTOR_OK,
+                    outcome_advice(verdict),
+                    "%s: %" PRIu64 " today, %" PRIu64 " in 7 days, %" PRIu64 " in %d",
+                    verdict_label(verdict), outcome->today, outcome->week, outcome->month,
+                    HISTORY_DAYS);
     }
     if (total == 0)
-        doctor_tell(doctor, "history.outcome", DOCTOR_WARN,
+        doctor_tell(doctor, "history.outcome", young ? DOCTOR_SKIP : DOCTOR_WARN,
                     "look from outside with --url: whether a POST reaches the daemon at all",
-                    "in %d days no request reached the daemon", HISTORY_DAYS);
+                    "in %d days no request reached the daemon%s", HISTORY_DAYS,
+                    young ? ", and its database is less than a day old" : "");
 }
 
 void doctor_history(struct doctor *doctor)
@@ -222,10 +238,11 @@ void doctor_history(struct doctor *doctor)
         outbox_reader_close(reader);
         return;
     }
+    bool young = is_young(reader, clock_wall_ms());
     for (size_t i = 0; i < doctor->config->app_count; i++)
-        tell_app(doctor, reader, &history, &doctor->config->apps[i]);
+        tell_app(doctor, reader, &history, &doctor->config->apps[i], young);
     tell_strangers(doctor, &history);
-    tell_outcomes(doctor, &history);
+    tell_outcomes(doctor, &history, young);
     history_summary_release(&history);
     outbox_reader_close(reader);
 }

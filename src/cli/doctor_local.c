@@ -194,7 +194,8 @@ static void look_at_clock(struct doctor *doctor)
         doctor_tell(doctor, "clock.set", DOCTOR_SKIP, NULL, "adjtimex: %s", strerror(errno));
     else if (result == TIME_ERROR || (state.status & STA_UNSYNC) != 0)
         doctor_tell(doctor, "clock.set", DOCTOR_WARN,
-                    "have it kept by NTP: timedatectl set-ntp true; in a container, on its host",
+                    "have it kept by NTP: apt-get install systemd-timesyncd, or chrony; in a "
+                    "container, on its host",
                     "the kernel says that nothing keeps the clock right");
     else
         doctor_tell(doctor, "clock.set", DOCTOR_OK, NULL,

@@ -16,8 +16,9 @@ const char *outcome_advice(enum verdict verdict)
         [VERDICT_BAD_BODY] = "Not a notification's body. If all are refused, the proxy changes or "
                              "drops the body.",
         [VERDICT_TOO_LARGE] = "Larger than `limits.body_bytes`. Apple's are about one kilobyte.",
-        [VERDICT_JWS_MALFORMED] = "No signed token: a stranger's test, or a proxy that changes the "
-                                  "body.",
+        [VERDICT_JWS_MALFORMED] =
+            "No signed token: a stranger's test, or doctor's, or a proxy that "
+            "changes the body.",
         [VERDICT_ALG_REFUSED] = "A token that Apple would not sign so: somebody is trying.",
         [VERDICT_CRIT_REFUSED] = "A token that Apple would not make so: somebody is trying.",
         [VERDICT_BAD_SIGNATURE] =

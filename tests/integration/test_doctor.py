@@ -35,6 +35,11 @@ def host():
 HOST = host()
 
 
+def fake_time():
+    """For FAKETIME to count. What is preloaded comes before AddressSanitizer, which takes that for a mistake unless told."""
+    return {"LD_PRELOAD": harness.fake_time_library(), "ASAN_OPTIONS": "verify_asan_link_order=0"}
+
+
 class Edge(harness.Process):
     """The real nginx with TLS, one server on a port of its own for each fault."""
 
@@ -298,8 +303,7 @@ class TestHere(DoctorCase):
     def test_clock(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
             wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
-            # Whatever is preloaded comes before AddressSanitizer, which takes that for a mistake unless told.
-            fake = {"LD_PRELOAD": harness.fake_time_library(), "ASAN_OPTIONS": "verify_asan_link_order=0"}
+            fake = fake_time()
             for moved, check, state, part in (("@2018-06-01 00:00:00", "clock.set", "fail", "before 2019"),
                                               ("+30s", "clock.server", "warn", "ahead"),
                                               ("+2h", "clock.server", "fail", "ahead")):
@@ -358,8 +362,12 @@ class TestHere(DoctorCase):
     def test_history(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
             findings = self.findings(daemon)
-            self.expect(findings, "history.app", "warn", "nothing for com.example.app was ever accepted", "--url")
-            self.expect(findings, "history.outcome", "warn", "no request reached the daemon")
+            self.expect(findings, "history.app", "skip", "nothing for com.example.app was ever accepted", "less than a day")
+            self.expect(findings, "history.outcome", "skip", "no request reached the daemon", "less than a day")
+            for hours, state in (("+23h", "skip"), ("+25h", "warn")):  # a new one may be silent for a day
+                findings = self.findings(daemon, environment={**fake_time(), "FAKETIME": hours})
+                self.expect(findings, "history.app", state, "nothing for com.example.app was ever accepted", "--url")
+                self.expect(findings, "history.outcome", state, "no request reached the daemon")
             wait_until(lambda: daemon.get("/readyz").status == 200, "ready")
             for _ in range(3):
                 daemon.post(self.apple.body(self.apple.notification(aud="com.example.forgotten")))
@@ -370,6 +378,14 @@ class TestHere(DoctorCase):
             self.expect(findings, "history.audience", "warn", f"3 notifications for com.example.forgotten since {today}",
                         "add it to `apps`")
             self.expect(findings, "history.outcome", "warn", "bad_body: 1 today", "proxy")
+
+    def test_what_doctor_sends_is_no_warning_on_the_first_day(self):
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            daemon.post('{"payload":"siwa-notifyd-doctor"}')
+            daemon.stop()
+            self.expect(self.findings(daemon), "history.outcome", "ok", "jws_malformed: 1 today", "or doctor's")
+            findings = self.findings(daemon, environment={**fake_time(), "FAKETIME": "+25h"})
+            self.expect(findings, "history.outcome", "warn", "jws_malformed: 0 today, 1 in 7 days")
 
 
 class TestOutside(DoctorCase):
