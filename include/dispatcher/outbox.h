@@ -20,6 +20,7 @@
 #define OUTBOX_SCHEMA_VERSION  1
 #define OUTBOX_WHY_BYTES       320
 #define OUTBOX_WAL_CHECKPOINT  4000               /* pages; platform fact */
+#define OUTBOX_WAL_SOON        400                /* pages, where outbox_checkpoint_soon asked */
 #define OUTBOX_WAL_LIMIT_BYTES (64 * 1024 * 1024) /* a larger WAL is cut back when it restarts */
 #define OUTBOX_CACHE_KIB       4096               /* platform fact: 2 to 8 MB */
 #define OUTBOX_BUSY_MS         2000               /* a locked database gets its answer within 3 s */
@@ -103,6 +104,12 @@ enum outbox_error outbox_part_end(struct outbox *outbox, bool keep);
  * SQLite's own automatic checkpoint is off, since it hides errors and delays the answers of the
  * commit it follows. Never waits for readers. Between two transactions; writer thread. */
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox);
+
+/* Asks that the WAL be moved into the file when it has grown past OUTBOX_WAL_SOON already, once,
+ * after the transaction under way. Commits wait for a checkpoint, in proportion to its pages: who
+ * writes many pages in little time asks in each of its transactions, so that none is long. Writer
+ * thread. */
+void outbox_checkpoint_soon(struct outbox *outbox);
 
 /* Asks that the WAL be moved into the file and emptied, once, after the transaction under way:
  * erased text stands in it until then. A reader that is in the way is not waited for, and then it

@@ -578,6 +578,11 @@ enum outbox_error outbox_part_end(struct outbox *outbox, bool keep)
     return error;
 }
 
+void outbox_checkpoint_soon(struct outbox *outbox)
+{
+    outbox->wal_soon = true;
+}
+
 uint64_t outbox_empty_wal(struct outbox *outbox)
 {
     outbox->wal_unwanted = true;
@@ -603,16 +608,18 @@ static enum outbox_error empty_wal(struct outbox *outbox)
 
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
 {
+    int due = outbox->wal_soon ? OUTBOX_WAL_SOON : OUTBOX_WAL_CHECKPOINT;
     int in_wal = 0, moved = 0;
     int code;
 
     if (outbox->failed)
         return OUTBOX_ERROR_FATAL;
+    outbox->wal_soon = false;
     if (outbox->wal_unwanted)
         return empty_wal(outbox);
     if (outbox->wal_pages < outbox->wal_moved) /* it began anew */
         outbox->wal_moved = 0;
-    if (outbox->wal_pages - outbox->wal_moved < OUTBOX_WAL_CHECKPOINT)
+    if (outbox->wal_pages - outbox->wal_moved < due)
         return OUTBOX_ERROR_NONE;
     code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
     if (code == SQLITE_OK)

@@ -146,6 +146,7 @@ static enum outbox_error run_errand(struct outbox *outbox, struct writer_task *t
 {
     struct errand *errand = errand_of(task);
 
+    outbox_checkpoint_soon(outbox); /* a piece writes as many pages as a thousand commits */
     return errand->work(outbox, errand->argument);
 }
 

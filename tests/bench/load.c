@@ -2,6 +2,10 @@
  * load: sends pre-signed notifications over many connections and measures what comes back.
  *
  * One thread, epoll, one request at a time on each connection. The result is one line of JSON.
+ *
+ * Without --rate each connection asks again as soon as it is answered. With it requests are due at
+ * a steady rate whatever the answers do, and each one's time counts from when it was due: what
+ * waits behind a slow answer is slow too.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -26,11 +30,12 @@
 #define GIVE_UP_US     20000000 /* without one answer: the server hangs for good */
 #define STATUS_MAX     600
 #define LATENCIES_STEP 65536
+#define READY_MAX      256
 
 struct options {
     const char *target, *path, *file;
     size_t connections, count, first;
-    double seconds;
+    double seconds, rate;
     bool close, forge;
 };
 
@@ -108,6 +113,14 @@ static void resolve(struct run *run)
 static bool more_to_start(const struct run *run, int64_t now)
 {
     return run->started < run->options.count && now < run->end_us;
+}
+
+/* When the next request is due; with no rate it always is. */
+static int64_t due_us(const struct run *run, int64_t now)
+{
+    if (run->options.rate <= 0)
+        return now;
+    return run->begin_us + (int64_t)((double)run->started * 1e6 / run->options.rate);
 }
 
 /* Changes one character of the signature, each time another one, and keeps the spelling valid. */
@@ -314,9 +327,11 @@ static void receive(struct run *run, struct connection *connection, int64_t now)
 /* Puts an idle connection to work. */
 static void employ(struct run *run, struct connection *connection, int64_t now)
 {
-    if (connection->state != IDLE || !more_to_start(run, now))
+    int64_t due = due_us(run, now);
+
+    if (connection->state != IDLE || !more_to_start(run, now) || due > now)
         return;
-    connection->started_us = now;
+    connection->started_us = due;
     if (connection->fd < 0) {
         dial(run, connection);
         return;
@@ -339,9 +354,22 @@ static void serve_event(struct run *run, const struct epoll_event *event)
     employ(run, connection, now_us());
 }
 
+/* Waits for answers, and with a rate no longer than until the next request is due. */
+static int wait_ready(struct run *run, struct epoll_event events[READY_MAX], int timeout_ms)
+{
+    int64_t now = now_us(), until_due = due_us(run, now) - now;
+    int64_t wait_us = (int64_t)timeout_ms * 1000;
+    struct timespec wait;
+
+    if (run->options.rate > 0 && run->in_flight < run->options.connections && until_due < wait_us)
+        wait_us = until_due > 0 ? until_due : 0;
+    wait = (struct timespec){.tv_sec = wait_us / 1000000, .tv_nsec = wait_us % 1000000 * 1000};
+    return epoll_pwait2(run->epoll, events, READY_MAX, &wait, NULL);
+}
+
 static void drive(struct run *run)
 {
-    struct epoll_event events[256];
+    struct epoll_event events[READY_MAX];
     bool all_employed = false;
 
     run->begin_us = run->last_answer_us = now_us();
@@ -353,7 +381,7 @@ static void drive(struct run *run)
         uint64_t retries = run->retries;
         for (size_t i = 0; !all_employed && i < run->options.connections; i++)
             employ(run, &run->connections[i], now);
-        all_employed = run->retries == retries;
+        all_employed = run->retries == retries && run->options.rate <= 0;
         if (run->in_flight == 0 && !more_to_start(run, now))
             break;
         if (now - run->last_answer_us > GIVE_UP_US) {
@@ -362,13 +390,13 @@ static void drive(struct run *run)
             run->max_gap_us = now - run->last_answer_us;
             break;
         }
-        int ready = epoll_wait(run->epoll, events, 256, all_employed ? 100 : RETRY_US / 1000);
+        int ready = wait_ready(run, events, all_employed ? 100 : RETRY_US / 1000);
         if (ready < 0 && errno != EINTR)
             die("epoll_wait");
         retries = run->retries;
         for (int i = 0; i < ready; i++)
             serve_event(run, &events[i]);
-        all_employed = all_employed && run->retries == retries;
+        all_employed = all_employed && run->retries == retries && run->options.rate <= 0;
     }
     run->end_us = now_us();
 }
@@ -409,23 +437,30 @@ static void report(struct run *run)
 
 static void usage(void)
 {
-    fprintf(
-        stderr,
-        "usage: load --target unix:PATH|ADDRESS:PORT --file BODIES [--path PATH]\n"
-        "            [--connections N] [--count N] [--seconds S] [--first N] [--close] [--forge]\n"
-        "Sends --count notifications, beginning with number --first and starting over at the\n"
-        "end of the file, but for at most --seconds. --forge spoils each signature.\n");
+    fprintf(stderr,
+            "usage: load --target unix:PATH|ADDRESS:PORT --file BODIES [--path PATH]\n"
+            "            [--connections N] [--count N] [--seconds S] [--first N] [--rate N] "
+            "[--close] [--forge]\n"
+            "Sends --count notifications, beginning with number --first and starting over at the\n"
+            "end of the file, but for at most --seconds and at most --rate a second. --forge "
+            "spoils each\n"
+            "signature.\n");
     exit(2);
 }
 
 static struct options read_options(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"target", required_argument, NULL, 't'}, {"file", required_argument, NULL, 'f'},
-        {"path", required_argument, NULL, 'p'},   {"connections", required_argument, NULL, 'c'},
-        {"count", required_argument, NULL, 'n'},  {"seconds", required_argument, NULL, 's'},
-        {"first", required_argument, NULL, 'i'},  {"close", no_argument, NULL, 'x'},
-        {"forge", no_argument, NULL, 'g'},        {NULL, 0, NULL, 0}};
+    static const struct option names[] = {{"target", required_argument, NULL, 't'},
+                                          {"file", required_argument, NULL, 'f'},
+                                          {"path", required_argument, NULL, 'p'},
+                                          {"connections", required_argument, NULL, 'c'},
+                                          {"count", required_argument, NULL, 'n'},
+                                          {"seconds", required_argument, NULL, 's'},
+                                          {"first", required_argument, NULL, 'i'},
+                                          {"rate", required_argument, NULL, 'r'},
+                                          {"close", no_argument, NULL, 'x'},
+                                          {"forge", no_argument, NULL, 'g'},
+                                          {NULL, 0, NULL, 0}};
     struct options options = {.path = "/apple/notifications", .connections = 64};
 
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
@@ -450,6 +485,9 @@ static struct options read_options(int argc, char **argv)
             break;
         case 'i':
             options.first = (size_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'r':
+            options.rate = strtod(optarg, NULL);
             break;
         case 'x':
             options.close = true;

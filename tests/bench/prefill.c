@@ -1,8 +1,8 @@
 /*
  * prefill: puts many rows into a new outbox, through the same room as the daemon.
  *
- * prefill CONFIG ROWS: rows of the first configured app, whose event_time ends a day ago, as in an
- * outbox that has been in use; the bodies are gone, as retention removes them first.
+ * prefill CONFIG ROWS [BODY_BYTES [DAYS]]: rows of the first configured app, whose event_time ends
+ * a day (or so many) ago, as in an outbox that has been in use; the bodies are gone (or so long).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,6 +24,9 @@ __attribute__((noreturn)) static void die(const char *what, const char *why)
     fprintf(stderr, "prefill: %s: %s\n", what, why);
     exit(1);
 }
+
+static char body[16384];
+static size_t body_bytes;
 
 /* One row; its strings live only here. */
 static bool add_row(struct outbox *outbox, struct policy *policy, int64_t event_time_ms)
@@ -49,7 +52,8 @@ static bool add_row(struct outbox *outbox, struct policy *policy, int64_t event_
                                      .sub = sub,
                                      .event_time_ms = event_time_ms}}},
     };
-    struct delivery *delivery = delivery_new(&judgement, policy, app, "", 0, event_time_ms + 11000);
+    struct delivery *delivery =
+        delivery_new(&judgement, policy, app, body, body_bytes, event_time_ms + 11000);
     bool ok = delivery && outbox_add(outbox, delivery) == OUTBOX_ERROR_NONE && delivery->rows == 1;
     delivery_free(delivery);
     return ok;
@@ -57,10 +61,13 @@ static bool add_row(struct outbox *outbox, struct policy *policy, int64_t event_
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 || atoll(argv[2]) < 1) {
-        fprintf(stderr, "usage: prefill CONFIG ROWS\n");
+    int64_t days = argc > 4 ? atoll(argv[4]) : 1;
+    body_bytes = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
+    if (argc < 3 || argc > 5 || atoll(argv[2]) < 1 || days < 1 || body_bytes > sizeof body) {
+        fprintf(stderr, "usage: prefill CONFIG ROWS [BODY_BYTES [DAYS]]\n");
         return 2;
     }
+    memset(body, 'x', body_bytes);
     char why[OUTBOX_WHY_BYTES];
     struct config *config = NULL;
     struct policy *policy = NULL;
@@ -72,7 +79,7 @@ int main(int argc, char **argv)
     if (outbox_open(config->database, clock_wall_ms(), &outbox, why) < 0)
         die(config->database, why);
 
-    int64_t rows = atoll(argv[2]), first_ms = clock_wall_ms() - DAY_MS - rows * STEP_MS;
+    int64_t rows = atoll(argv[2]), first_ms = clock_wall_ms() - days * DAY_MS - rows * STEP_MS;
     for (int64_t row = 0; row < rows; row++) {
         bool first_of_batch = row % ROWS_A_COMMIT == 0;
         bool last_of_batch = row % ROWS_A_COMMIT == ROWS_A_COMMIT - 1 || row == rows - 1;

@@ -1204,6 +1204,21 @@ START_TEST(each_error_has_its_class)
 }
 END_TEST
 
+/* Notifications in commits of so many, from *number on, until the WAL has so many pages. */
+static void lengthen_wal(struct outbox *outbox, int pages, int rows_a_commit, unsigned *number)
+{
+    while (outbox->wal_pages < pages) {
+        ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
+        for (int i = 0; i < rows_a_commit; i++) {
+            struct delivery *delivery = delivery_number(policy, ++*number);
+
+            ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
+            delivery_free(delivery);
+        }
+        ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
+    }
+}
+
 START_TEST(the_wal_goes_into_the_file_when_it_has_grown)
 {
     struct outbox *outbox = outbox_make();
@@ -1212,21 +1227,31 @@ START_TEST(the_wal_goes_into_the_file_when_it_has_grown)
 
     ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
     ck_assert_int_eq(stat(test_database, &before), 0);
-    while (outbox->wal_pages < OUTBOX_WAL_CHECKPOINT) {
-        ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
-        for (int i = 0; i < 2000; i++) {
-            struct delivery *delivery = delivery_number(policy, ++number);
-
-            ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
-            delivery_free(delivery);
-        }
-        ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
-    }
+    lengthen_wal(outbox, OUTBOX_WAL_CHECKPOINT, 2000, &number);
     ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
     ck_assert_int_eq(stat(test_database, &after), 0);
     ck_assert_int_gt(after.st_size, before.st_size);
     ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
     ck_assert_int_lt(outbox->wal_pages, OUTBOX_WAL_CHECKPOINT); /* it began anew */
+    close_clean(outbox);
+}
+END_TEST
+
+START_TEST(where_asked_a_short_wal_goes_into_the_file_once)
+{
+    struct outbox *outbox = outbox_make();
+    unsigned number = 0;
+
+    outbox_checkpoint_soon(outbox);
+    lengthen_wal(outbox, OUTBOX_WAL_SOON / 2, 10, &number);
+    ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
+    ck_assert_int_eq(outbox->wal_moved, 0); /* too short for that as well */
+    lengthen_wal(outbox, OUTBOX_WAL_SOON, 10, &number);
+    ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
+    ck_assert_int_eq(outbox->wal_moved, 0); /* it was asked before, for that time */
+    outbox_checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
+    ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
     close_clean(outbox);
 }
 END_TEST
@@ -1374,6 +1399,7 @@ int main(void)
     tcase_add_test(tests, a_locked_database_is_answered_within_three_seconds);
     tcase_add_test(tests, each_error_has_its_class);
     tcase_add_test(tests, the_wal_goes_into_the_file_when_it_has_grown);
+    tcase_add_test(tests, where_asked_a_short_wal_goes_into_the_file_once);
     tcase_add_test(tests, a_reader_sees_each_commit_and_changes_nothing);
     tcase_add_test(tests, a_reader_refuses_what_is_not_an_outbox);
     tcase_add_test(tests, a_long_check_can_be_stopped);
