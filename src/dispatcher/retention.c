@@ -9,8 +9,8 @@
 /* A piece ends with the first step that ends later than this; a step is a few hundred microseconds
  * where the pages are at hand. It takes one step at least: on a machine that is slow enough to
  * spend the time before, a sweep would never end. */
-#define PIECE_US  4000
-#define STEP_ROWS 64
+#define PIECE_US  2000
+#define STEP_ROWS 32
 
 #define STRINGIZE_(value) #value
 #define STRINGIZE(value)  STRINGIZE_(value)
