@@ -1,7 +1,8 @@
 /*
  * writer: the bounded queue and the one thread that commits it in groups.
  *
- * No timer: a batch is whatever queued during the last commit.
+ * No timer: a batch is whatever queued during the last commit, and what one turn of the loop that
+ * submits has for it.
  */
 #ifndef SIWA_DISPATCHER_WRITER_H
 #define SIWA_DISPATCHER_WRITER_H
@@ -50,6 +51,15 @@ int writer_start(const struct writer_settings *settings, struct writer **ret_wri
  * storage failed for good. Then the delivery is still the caller's. Never blocks on the disk. Any
  * thread. */
 int writer_submit(struct writer *writer, struct delivery *delivery);
+
+#define WRITER_GROUP_EVENTS 16 /* as many are worth a commit of their own */
+
+/* As writer_submit, where more may follow at once: the writer begins with what is queued when it
+ * comes to WRITER_GROUP_EVENTS or fills the queue, with writer_flush, with any writer_submit or
+ * writer_post, or at the stop. Whoever calls this calls writer_flush before it does anything else
+ * that takes time. Any thread. */
+int writer_submit_more(struct writer *writer, struct delivery *delivery);
+void writer_flush(struct writer *writer);
 
 /* Other work for the one connection that writes: acknowledgements, erasure, what is released from
  * quarantine. Owned by whoever posts it, from writer_post to done the writer's. */

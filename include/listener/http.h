@@ -63,6 +63,8 @@ struct http_service {
     void (*on_wake)(void *context);
     /* At least four times a second. May be NULL. */
     void (*on_tick)(void *context, int64_t now_ms);
+    /* The last call of each turn: what had come was handed to the service. May be NULL. */
+    void (*on_turn)(void *context);
 };
 
 /* A listening socket for an address (see config.h): TCP with SO_REUSEADDR and TCP_NODELAY

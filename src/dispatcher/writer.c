@@ -46,6 +46,7 @@ struct writer {
     struct list queue; /* submitted, not yet begun */
     struct list done;  /* outcome known, not yet collected */
     unsigned queued_events;
+    bool released; /* what is queued waits for nothing more */
     struct task_list tasks;
     unsigned queued_tasks;
     bool stopping;
@@ -254,7 +255,7 @@ static struct writer_task *take_tasks(struct writer *writer, unsigned most)
 /* Called with the lock held. */
 static void wait_for_work(struct writer *writer)
 {
-    while (!writer->queue.head && !writer->tasks.head && !writer->stopping) {
+    while (!writer->released && !writer->tasks.head && !writer->stopping) {
         struct timespec until;
 
         writer->state.alive_ms = clock_monotonic_ms();
@@ -280,6 +281,7 @@ static bool next_work(struct writer *writer, struct work *ret_work)
         writer->queued_events = 0;
         metrics_set(writer->queue_gauge, 0);
     }
+    writer->released = false;
     if (work.batch || work.tasks) {
         writer->state.alive_ms = clock_monotonic_ms();
         writer->state.committing = true;
@@ -514,16 +516,47 @@ static int enqueue(struct writer *writer, struct delivery *delivery)
     return 0;
 }
 
-int writer_submit(struct writer *writer, struct delivery *delivery)
+/* Lets the writer have what is queued. Called with the lock held; whether it has to be told. */
+static bool release(struct writer *writer)
 {
-    int error;
+    bool first = !writer->released && writer->queue.head;
+
+    writer->released = writer->released || first;
+    return first;
+}
+
+static int submit(struct writer *writer, struct delivery *delivery, bool more)
+{
+    bool wake = false;
 
     pthread_mutex_lock(&writer->lock);
-    error = enqueue(writer, delivery);
+    int error = enqueue(writer, delivery);
+    if (!more || error != 0 || writer->queued_events >= WRITER_GROUP_EVENTS ||
+        writer->queued_events >= writer->settings.queue_events)
+        wake = release(writer);
     pthread_mutex_unlock(&writer->lock);
-    if (error == 0)
+    if (wake)
         pthread_cond_signal(&writer->wake);
     return error;
+}
+
+int writer_submit(struct writer *writer, struct delivery *delivery)
+{
+    return submit(writer, delivery, false);
+}
+
+int writer_submit_more(struct writer *writer, struct delivery *delivery)
+{
+    return submit(writer, delivery, true);
+}
+
+void writer_flush(struct writer *writer)
+{
+    pthread_mutex_lock(&writer->lock);
+    bool wake = release(writer);
+    pthread_mutex_unlock(&writer->lock);
+    if (wake)
+        pthread_cond_signal(&writer->wake);
 }
 
 int writer_post(struct writer *writer, struct writer_task *task)

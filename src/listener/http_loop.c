@@ -187,6 +187,9 @@ void http_loop_turn(struct http_loop *loop, int wait_ms)
         http_server_run(&loop->servers[i]);
     if (loop->now_ms >= loop->tick_ms)
         tick(loop);
+    for (unsigned i = 0; i < loop->server_count; i++)
+        if (loop->servers[i].service->on_turn)
+            loop->servers[i].service->on_turn(loop->servers[i].context);
 }
 
 static void *run(void *context)

@@ -227,6 +227,37 @@ START_TEST(what_queued_during_a_commit_is_one_batch_in_its_order)
 END_TEST
 
 /* Who fills the queue is sent away, and no lock is held over the disk: this would hang. */
+/* What more follows waits for the rest of its group, or to be flushed. */
+START_TEST(what_comes_together_is_committed_together)
+{
+    struct writer_state state;
+    unsigned number = 0;
+
+    writer_set_queue_events(writer, WRITER_GROUP_EVENTS + 1);
+    while (number < WRITER_GROUP_EVENTS)
+        ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    ck_assert_uint_eq(free_all(collect(), VERDICT_ACCEPTED), WRITER_GROUP_EVENTS);
+    writer_set_queue_events(writer, 2); /* full before that */
+    ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    ck_assert_uint_eq(free_all(collect(), VERDICT_ACCEPTED), 2);
+    writer_set_queue_events(writer, QUEUE_EVENTS);
+    for (unsigned i = 0; i < 3; i++)
+        ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    writer_flush(writer);
+    writer_flush(writer); /* nothing is left to flush */
+    ck_assert_uint_eq(free_all(collect(), VERDICT_ACCEPTED), 3);
+    ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    ck_assert_int_eq(writer_submit(writer, delivery_number(policy, ++number)), 0);
+    ck_assert_uint_eq(free_all(collect(), VERDICT_ACCEPTED), 2);
+    writer_state(writer, &state);
+    ck_assert_uint_eq(state.commits, 4);
+    ck_assert_int_eq(writer_submit_more(writer, delivery_number(policy, ++number)), 0);
+    writer_stop(writer);
+    ck_assert_uint_eq(free_all(collect(), VERDICT_ACCEPTED), 1);
+}
+END_TEST
+
 START_TEST(the_queue_is_bounded_in_events)
 {
     sqlite3 *hold = hold_writer();
@@ -567,6 +598,7 @@ int main(void)
     tcase_add_test(tests, an_outcome_is_told_after_its_commit);
     tcase_add_test(tests, a_test_notification_is_no_measure);
     tcase_add_test(tests, what_queued_during_a_commit_is_one_batch_in_its_order);
+    tcase_add_test(tests, what_comes_together_is_committed_together);
     tcase_add_test(tests, the_queue_is_bounded_in_events);
     tcase_add_test(tests, a_stop_commits_what_was_taken);
     tcase_add_test(tests, what_is_left_is_released);
