@@ -452,6 +452,8 @@ START_TEST(out_of_memory_is_never_a_bad_set)
             ck_assert_msg(error == -ENOMEM || (error == 0 && jwks_count(set) == 2),
                           "allocation %lu: %d, %s", fail, error, why);
             if (error == 0)
+                ck_assert(jwks_find(set, "first", 5) && jwks_find(set, "second", 6));
+            if (error == 0)
                 jwks_free(set);
         }
     }

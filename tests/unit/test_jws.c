@@ -90,6 +90,7 @@ START_TEST(what_a_header_may_say)
         {"{\"kid\":\"k\",\"alg\":\"RS256\",\"typ\":\"JWT\"}", VERDICT_ACCEPTED},
         {"{\"kid\":\"k\",\"alg\":\"RS256\",\"cty\":7,\"zip\":\"DEF\"}", VERDICT_ACCEPTED},
         {"{\"kid\":\"\\\"\\\\\",\"alg\":\"RS256\"}", VERDICT_ACCEPTED},
+        {"{\"kid\":\" ~\",\"alg\":\"RS256\"}", VERDICT_ACCEPTED},
 
         /* Every algorithm but one: no signature at all, a secret that is the public key, what
          * Apple's page names, other hashes, other paddings, other spellings, other types. */
@@ -127,6 +128,11 @@ START_TEST(what_a_header_may_say)
         {"{\"kid\":\"k\",\"alg\":\"RS256\",\"b64\":null}", VERDICT_CRIT_REFUSED},
 
         {"{\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
+        /* As long as Apple's, and its end. */
+        {"{\"dik\":\"k\",\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
+        {"[\"kid\":\"k\",\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
+        {"{\"kid\":\"k\",\"alg\":\"RS257\"}", VERDICT_ALG_REFUSED},
+        {"{\"kid\":\"k\",\"gla\":\"RS256\"}", VERDICT_ALG_REFUSED},
         {"{\"kid\":null,\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
         {"{\"kid\":7,\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
         {"{\"kid\":[\"k\"],\"alg\":\"RS256\"}", VERDICT_JWS_MALFORMED},
@@ -592,6 +598,61 @@ START_TEST(out_of_memory_never_blames_the_token)
 }
 END_TEST
 
+/* Nor does it ever let a bad signature in. */
+START_TEST(out_of_memory_lets_nothing_in)
+{
+    struct jws jws;
+    unsigned long failures = 0;
+
+    ck_assert_int_eq(jws_parse(good_token, strlen(good_token), &jws), VERDICT_ACCEPTED);
+    jws.signature[100] ^= 1;
+    for (int from_then_on = 0; from_then_on <= 1; from_then_on++)
+        for (unsigned long fail = 1;; fail++) {
+            struct jws_context *fresh = NULL;
+            enum verdict verdict;
+
+            ck_assert_int_eq(jws_context_new(&fresh), 0);
+            memory_faults_arm(fail, from_then_on);
+            verdict = jws_verify(fresh, &jws, key);
+            if (!memory_faults_disarm()) {
+                ck_assert_int_eq(verdict, VERDICT_BAD_SIGNATURE);
+                jws_context_free(fresh);
+                break;
+            }
+            failures++;
+            ck_assert_msg(verdict == VERDICT_INTERNAL || verdict == VERDICT_BAD_SIGNATURE,
+                          "allocation %lu: %s", fail, verdict_label(verdict));
+            jws_context_free(fresh);
+        }
+    ck_assert_uint_gt(failures, 4);
+}
+END_TEST
+
+/* Apple's header is read without a tree: that takes no memory but the caller's. */
+START_TEST(apples_header_takes_no_memory)
+{
+    char kid[JWK_KID_MAX_BYTES + 1] = "", header[128];
+
+    for (size_t bytes = 1; bytes <= JWK_KID_MAX_BYTES; bytes++) {
+        enum verdict verdict;
+        struct jws jws;
+        char *token;
+        bool failed;
+
+        kid[bytes - 1] = (char)('a' + bytes % 26);
+        (void)snprintf(header, sizeof(header), "{\"kid\":\"%s\",\"alg\":\"RS256\"}", kid);
+        token = signer_token_with(&signer, header, PAYLOAD, strlen(PAYLOAD));
+        memory_faults_arm(1, true);
+        verdict = jws_parse(token, strlen(token), &jws);
+        failed = memory_faults_disarm();
+        ck_assert_int_eq(verdict, VERDICT_ACCEPTED);
+        ck_assert(!failed);
+        ck_assert_str_eq(jws.kid, kid);
+        free(token);
+    }
+}
+END_TEST
+
 START_TEST(contexts_may_be_null)
 {
     jws_context_free(NULL);
@@ -632,10 +693,13 @@ int main(void)
     tcase_add_test(tests, bigger_keys_verify);
     tcase_add_test(tests, many_keys_through_one_context);
     tcase_add_test(tests, contexts_may_be_null);
-    if (MEMORY_FAULTS_WORK)
+    tcase_add_test(tests, apples_header_takes_no_memory);
+    if (MEMORY_FAULTS_WORK) {
         tcase_add_test(tests, out_of_memory_never_blames_the_token);
-    else
-        printf("SKIP out_of_memory_never_blames_the_token: the sanitizer has its own allocator\n");
+        tcase_add_test(tests, out_of_memory_lets_nothing_in);
+    } else {
+        printf("SKIP out_of_memory_*: the sanitizer has its own allocator\n");
+    }
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);

@@ -59,6 +59,44 @@ START_TEST(bodies_with_a_token)
 }
 END_TEST
 
+/* What Apple sends is not copied, whatever white space follows: reading it with jansson would cost
+ * more than all the rest. */
+START_TEST(apples_body_is_read_where_it_lies)
+{
+    static const char *const spaces[] = {"", " ", "\t", "\r", "\n", " \t\r\n\n\r\t "};
+    static const char *const tokens[] = {"", "a", "aA0-_.b.c", "..", ".a", "a."};
+    static const char *const copied[][2] = {
+        {"{\"payload\":\"a+b\"}", "a+b"},
+        {"{\"payload\":\"+.b.c\"}", "+.b.c"},
+        {"{\"payload\":\"a.\\u0041.c\"}", "a.A.c"},
+        {"{\"payload\":\"\\u0041.b.c\"}", "A.b.c"},
+        {"{\"payload\":\"a.b.\\u0041\"}", "a.b.A"},
+        {"{\"payload\":\"a\"}\v", NULL},
+        {"{\"payload\":\"a\"}x", NULL},
+        {"{\"payloaD\":\"a\"}", NULL},
+    };
+    struct notification_token found;
+    char body[64];
+
+    for (size_t i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++)
+        for (size_t k = 0; k < sizeof(spaces) / sizeof(spaces[0]); k++) {
+            int bytes =
+                snprintf(body, sizeof(body), "{\"payload\":\"%s\"}%s", tokens[i], spaces[k]);
+
+            ck_assert_int_eq(notification_find_token(body, (size_t)bytes, &found),
+                             VERDICT_ACCEPTED);
+            ck_assert_ptr_eq(found.text, body + strlen("{\"payload\":\""));
+            ck_assert_uint_eq(found.bytes, strlen(tokens[i]));
+            ck_assert_ptr_null(found.owned);
+        }
+    for (size_t i = 0; i < sizeof(copied) / sizeof(copied[0]); i++)
+        if (copied[i][1])
+            finds(copied[i][0], strlen(copied[i][0]), copied[i][1]);
+        else
+            refuses(copied[i][0], strlen(copied[i][0]), VERDICT_BAD_BODY);
+}
+END_TEST
+
 START_TEST(bodies_without_one)
 {
     static const char *const bodies[] = {
@@ -848,6 +886,7 @@ int main(void)
 
     tcase_set_timeout(tests, 120);
     tcase_add_test(tests, bodies_with_a_token);
+    tcase_add_test(tests, apples_body_is_read_where_it_lies);
     tcase_add_test(tests, bodies_without_one);
     tcase_add_test(tests, nul_in_a_body_is_refused);
     tcase_add_test(tests, only_the_given_bytes_are_read);
