@@ -13,6 +13,7 @@
 #: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
 #: make deb        the Debian package, into build/deb;  make check-package: try it (minutes)
+#: make check-container  build the image of Containerfile, and try it (minutes, as root)
 #: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
 #: make deps       install what the build needs (deps-all: everything above)
 
@@ -201,6 +202,10 @@ check-package:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB) $(DEPS_TEST) lintian systemd-container
 	tests/tools/check-package
 
+check-container:
+	tests/tools/install-deps $(DEPS_TEST) buildah debootstrap
+	tests/tools/check-container
+
 # Where things go. The configuration is in /etc whatever PREFIX is: that is where the daemon looks.
 DESTDIR     ?=
 PREFIX      ?= /usr/local
@@ -250,6 +255,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs fault-programs deb check-package install uninstall help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs fault-programs deb check-package check-container install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)
