@@ -237,6 +237,7 @@ int cli_doctor(int argc, char **argv)
     load(&doctor, &config);
     doctor.config = config;
     doctor_local(&doctor);
+    doctor_await_keys(&doctor);
     doctor_keys(&doctor);
     doctor_daemon(&doctor);
     doctor_history(&doctor);

@@ -43,6 +43,10 @@ struct doctor {
 void doctor_tell(struct doctor *doctor, const char *check, enum doctor_state state,
                  const char *cure, const char *format, ...) __attribute__((format(printf, 5, 6)));
 
+/* A daemon that was started a moment ago has no keys yet: waits for its first attempt to fetch
+ * them, at most DOCTOR_CALL_MS. */
+void doctor_await_keys(const struct doctor *doctor);
+
 /* The chapters, in their order. Each tells at least one finding for each of its checks. */
 void doctor_local(struct doctor *doctor);
 void doctor_keys(struct doctor *doctor);

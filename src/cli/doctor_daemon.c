@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/call.h"
 #include "cli/moment.h"
@@ -41,6 +42,29 @@ static const char *text_of(const json_t *object, const char *name)
 {
     const char *text = json_string_value(json_object_get(object, name));
     return text ? text : "";
+}
+
+/* ---- the first moments ---- */
+
+static bool fetches_its_first_keys(const struct doctor *doctor)
+{
+    char why[CALL_WHY_BYTES];
+    json_t *answer = ask(&doctor->config->control, "/v1/state", why);
+    const json_t *attempts = json_object_get(json_object_get(answer, "refresh"), "attempts");
+    bool first = json_is_integer(attempts) && json_integer_value(attempts) == 0;
+
+    json_decref(answer);
+    return first;
+}
+
+void doctor_await_keys(const struct doctor *doctor)
+{
+    int64_t until_ms = clock_monotonic_ms() + DOCTOR_CALL_MS;
+
+    if (!doctor->config || doctor->config->control.kind == CONFIG_ADDRESS_NONE)
+        return;
+    while (fetches_its_first_keys(doctor) && clock_monotonic_ms() < until_ms)
+        nanosleep(&(struct timespec){.tv_nsec = 100 * 1000000L}, NULL);
 }
 
 /* ---- readiness ---- */

@@ -333,6 +333,35 @@ class TestHere(DoctorCase):
             self.expect(self.findings(daemon), "keys.source", "fail", "whoever may write it")
             self.expect(self.findings(daemon, "--test-setup"), "keys.source", "warn", "whoever may write it")
 
+    def test_a_daemon_that_was_started_a_moment_ago(self):
+        """Its first fetch is under way, and no fault yet."""
+        server, release = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+        def pass_on(source, target):
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def hold():
+            with contextlib.suppress(OSError):
+                while True:
+                    near = server.accept()[0]
+                    release.wait()
+                    far = socket.create_connection(("127.0.0.1", self.key_server.ports["good"]))
+                    for ends in (near, far), (far, near):
+                        threading.Thread(target=pass_on, args=ends, daemon=True).start()
+        threading.Thread(target=hold, daemon=True).start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/live"
+        with Daemon(self.apple, settings=self.settings(key_url=url)) as daemon:
+            timer = threading.Timer(1, release.set)
+            timer.start()
+            findings = self.findings(daemon)
+            timer.join()
+            self.expect(findings, "keys.age", "ok", "1 known")
+            self.expect(findings, "daemon.ready", "ok")
+        server.close()
+
     def test_version_skew(self):
         with tempfile.TemporaryDirectory(prefix="siwa-skew-") as folder:
             other = socket.socket(socket.AF_UNIX)
