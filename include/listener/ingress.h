@@ -28,7 +28,8 @@
     3000 /* a commit that takes longer is answered 503; the event may still land */
 #define INGRESS_SPARE_SILENT_MS \
     100 /* at the limit of connections, a silent one younger than this makes no room for others */
-#define INGRESS_SPARE_BUSY_MS 1000 /* nor one in the middle of a request */
+#define INGRESS_SPARE_BUSY_MS \
+    250 /* nor one in the middle of a request: a crowd that comes back stays so long each time */
 #define INGRESS_AUDIENCES_MAX \
     32 /* names of audiences that are not configured; the rest is "other" */
 

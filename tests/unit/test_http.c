@@ -3,6 +3,7 @@
  * machine is: waits are for events, and every test has a generous alarm (Check's time-out).
  */
 #include "../../src/listener/http_private.h"
+#include "listener/ingress.h"
 #include "support/clock.h"
 #include "support/config.h"
 
@@ -1050,6 +1051,19 @@ START_TEST(spares_the_young)
 }
 END_TEST
 
+/* Attack: a crowd sends half a head, and comes back as soon as it has to go. Then the backlog is
+ * full of it, each of them is spared for a while, and an honest client waits for all before it. */
+START_TEST(the_last_of_a_full_backlog_is_let_in_soon)
+{
+    const unsigned backlog = 4096, connections = 512; /* net.core.somaxconn; the default */
+
+    ck_assert_uint_le(backlog / connections * INGRESS_SPARE_SILENT_MS, 2000);
+    ck_assert_uint_le(backlog / connections * INGRESS_SPARE_BUSY_MS, 2000);
+    /* and a segment that was lost still comes in time (Linux's least RTO is 200 ms) */
+    ck_assert_uint_gt(INGRESS_SPARE_BUSY_MS, 200);
+}
+END_TEST
+
 static void *wake_often(void *context)
 {
     for (int i = 0; i < 20000; i++)
@@ -1408,6 +1422,7 @@ int main(void)
     tcase_add_loop_test(tests, notices_who_left, 0, 4);
     tcase_add_loop_test(tests, notices_half_a_request, 0, 4);
     tcase_add_loop_test(tests, others_wait_in_the_backlog, 0, 4);
+    tcase_add_test(tests, the_last_of_a_full_backlog_is_let_in_soon);
     tcase_add_loop_test(tests, makes_room, 0, 4);
     tcase_add_loop_test(tests, makes_room_of_who_takes_no_answer, 0, 4);
     tcase_add_loop_test(tests, spares_the_young, 0, 4);
