@@ -222,11 +222,13 @@ INSTALL     ?= install
 UNITS := $(sort $(wildcard systemd/*.service systemd/*.socket))
 MAN   := $(sort $(wildcard doc/man/*.[1-8]))
 DOC   := siwa-notifyd.conf nginx.conf haproxy.cfg Caddyfile
+CONSUMERS := $(wildcard doc/consumers/*)
 CONF  := $(DESTDIR)$(sysconfdir)/siwa-notifyd/siwa-notifyd.conf
 
 install: all
 	$(INSTALL) -D -m 755 $(BUILD)/siwa-notifyd $(DESTDIR)$(bindir)/siwa-notifyd
 	set -e; for file in $(DOC); do $(INSTALL) -D -m 644 conf/$$file $(DESTDIR)$(docdir)/$$file; done
+	set -e; for file in $(CONSUMERS); do $(INSTALL) -D -m 644 $$file $(DESTDIR)$(docdir)/consumers/$${file##*/}; done
 	$(INSTALL) -D -m 644 conf/bash-completion $(DESTDIR)$(completiondir)/siwa-notifyd
 	[ -e $(CONF) ] || $(INSTALL) -D -m 644 conf/siwa-notifyd.conf $(CONF)
 	set -e; for page in $(MAN); do \
@@ -241,11 +243,12 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/siwa-notifyd
 	! cmp -s conf/siwa-notifyd.conf $(CONF) || rm -f $(CONF)
-	rm -f $(DOC:%=$(DESTDIR)$(docdir)/%) $(DESTDIR)$(completiondir)/siwa-notifyd
+	rm -f $(DOC:%=$(DESTDIR)$(docdir)/%) $(CONSUMERS:doc/%=$(DESTDIR)$(docdir)/%)
+	rm -f $(DESTDIR)$(completiondir)/siwa-notifyd
 	set -e; for page in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
 	rm -f $(UNITS:systemd/%=$(DESTDIR)$(unitdir)/%)
 	rm -f $(DESTDIR)$(sysusersdir)/siwa-notifyd.conf $(DESTDIR)$(tmpfilesdir)/siwa-notifyd.conf
-	for folder in $(dir $(CONF)) $(DESTDIR)$(docdir); do \
+	for folder in $(dir $(CONF)) $(DESTDIR)$(docdir)/consumers $(DESTDIR)$(docdir); do \
 	    [ ! -d $$folder ] || rmdir --ignore-fail-on-non-empty $$folder; done
 
 help:

@@ -39,6 +39,8 @@ class Install(unittest.TestCase):
                      "usr/local/lib/systemd/system/siwa-notifyd-keys@.service",
                      "usr/local/lib/sysusers.d/siwa-notifyd.conf", "usr/local/lib/tmpfiles.d/siwa-notifyd.conf"):
             self.assertIn(path, files)
+        for example in harness.ROOT.glob("doc/consumers/*"):
+            self.assertIn(f"usr/local/share/doc/siwa-notifyd/consumers/{example.name}", files)
         for page in harness.ROOT.glob("doc/man/*.[1-8]"):
             self.assertIn(f"usr/local/share/man/man{page.suffix[1:]}/{page.name}", files)
         self.assertTrue(os.access(self.root / "usr/local/bin/siwa-notifyd", os.X_OK))
