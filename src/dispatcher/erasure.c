@@ -50,9 +50,17 @@ static enum outbox_error change(struct outbox *outbox, sqlite3_stmt *statement, 
     return error;
 }
 
+/* Where a machine is so slow that the time is over before the first, that one is done all the same:
+ * an erasure would never end. */
+static bool in_time(const struct erasure_work *work, size_t first, int64_t until_us)
+{
+    return work->done < work->count && (work->done == first || clock_monotonic_us() < until_us);
+}
+
 enum outbox_error erasure_rows(struct outbox *outbox, void *argument)
 {
     struct erasure_work *work = argument;
+    size_t first = work->done;
     int64_t until_us = clock_monotonic_us() + PIECE_US;
     OUTBOX_STATEMENT(row);
     OUTBOX_STATEMENT(body);
@@ -64,8 +72,7 @@ enum outbox_error erasure_rows(struct outbox *outbox, void *argument)
 
     if (error == OUTBOX_ERROR_NONE)
         error = outbox_prepare(outbox, "DELETE FROM raw WHERE id = ?1", &body);
-    while (error == OUTBOX_ERROR_NONE && work->done < work->count &&
-           clock_monotonic_us() < until_us) {
+    while (error == OUTBOX_ERROR_NONE && in_time(work, first, until_us)) {
         const struct erasure_hit *hit = &work->hits[work->done++];
         struct erasure_counts more = {.rows = 0};
 
@@ -81,12 +88,12 @@ enum outbox_error erasure_rows(struct outbox *outbox, void *argument)
 enum outbox_error erasure_bodies(struct outbox *outbox, void *argument)
 {
     struct erasure_work *work = argument;
+    size_t first = work->done;
     int64_t until_us = clock_monotonic_us() + PIECE_US;
     OUTBOX_STATEMENT(body);
     enum outbox_error error = outbox_prepare(outbox, "DELETE FROM raw WHERE id = ?1", &body);
 
-    while (error == OUTBOX_ERROR_NONE && work->done < work->count &&
-           clock_monotonic_us() < until_us) {
+    while (error == OUTBOX_ERROR_NONE && in_time(work, first, until_us)) {
         const struct erasure_hit *hit = &work->hits[work->done++];
         struct erasure_counts more = {.rows = 0};
 
@@ -99,11 +106,11 @@ enum outbox_error erasure_bodies(struct outbox *outbox, void *argument)
 static enum outbox_error remove_apart(struct outbox *outbox, struct erasure_work *work,
                                       enum apart_table table)
 {
+    size_t first = work->done;
     int64_t until_us = clock_monotonic_us() + PIECE_US;
     enum outbox_error error = OUTBOX_ERROR_NONE;
 
-    while (error == OUTBOX_ERROR_NONE && work->done < work->count &&
-           clock_monotonic_us() < until_us) {
+    while (error == OUTBOX_ERROR_NONE && in_time(work, first, until_us)) {
         const struct erasure_hit *hit = &work->hits[work->done++];
         struct erasure_counts more = {.rows = 0};
         bool removed = false;
