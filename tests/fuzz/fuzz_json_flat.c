@@ -67,7 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             HOLDS(json_flat_find(&flat, name) == &flat.members[at]);
             at++;
         }
-        HOLDS(!json_flat_find(&flat, "\"\\"));
+        /* no text that is read flat has it; any other name might stand there */
+        HOLDS(!json_flat_find(&flat, "\x01"));
         json_decref(tree);
     }
     free(copy);
