@@ -270,6 +270,7 @@ class Flood(DeferralCase):
 
     def test_none_where_none_are_wanted(self):
         with self.daemon(settings={"limits": {"deferred_events": 0}}) as daemon:
+            wait_until(lambda: daemon.metrics().value("siwa_keys_current") == 1, "the old key")
             daemon.key_file.unlink()
             self.assertEqual(daemon.post(self.body()), (503, "kid_unknown"))
             self.assertEqual(self.kept(daemon), 0)
