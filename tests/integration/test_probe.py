@@ -47,6 +47,11 @@ class TestProbe(unittest.TestCase):
     def daemon(self, **changes):
         return Daemon(self.apple, settings={"consumers": [{"name": "accounts", "user": "root"}], **changes})
 
+    @staticmethod
+    def has_keys(daemon):
+        """The first refresh, which comes with the start, is over."""
+        wait_until(lambda: json.loads(daemon.control("GET", "/v1/state").body)["refresh"]["attempts"] > 0, "the first refresh")
+
     def send(self, daemon):
         status, _ = daemon.post(self.apple.body(self.apple.notification("account-delete")))
         self.assertEqual(status, 200)
@@ -97,6 +102,7 @@ class TestProbe(unittest.TestCase):
     def test_its_key_serves_once_and_an_unarmed_one_causes_no_refresh(self):
         with self.daemon() as daemon:
             body, jti = self.probe()
+            self.has_keys(daemon)
             attempts = json.loads(daemon.control("GET", "/v1/state").body)["refresh"]["attempts"]
             self.assertEqual(daemon.post(body), (503, "kid_unknown"))
             self.arm(daemon)
@@ -110,6 +116,7 @@ class TestProbe(unittest.TestCase):
 
     def test_one_key_at_a_time_and_none_after_a_restart(self):
         with self.daemon() as daemon:
+            self.has_keys(daemon)
             self.arm(daemon, 0)
             self.arm(daemon, 1)
             self.assertEqual(daemon.post(self.probe(0)[0]), (503, "kid_unknown"))
