@@ -58,6 +58,7 @@ class TestProbe(unittest.TestCase):
 
     def test_it_is_committed_and_nothing_that_tells_of_apple_moves(self):
         with self.daemon() as daemon:
+            self.has_keys(daemon)
             self.send(daemon)
             before, state, rows = daemon.metrics(), daemon.query("SELECT * FROM outbox_state"), daemon.rows()
             consumers = json.loads(daemon.control("GET", "/v1/consumers").body)
@@ -128,6 +129,7 @@ class TestProbe(unittest.TestCase):
     def test_its_key_signs_nothing_else(self):
         """Attack: who may arm a key forges what only Apple may sign. Whatever he tries, the key stays armed and useless."""
         with self.daemon() as daemon:
+            self.has_keys(daemon)
             self.arm(daemon)
             for changes in ({"iss": harness.ISSUER, "aud": harness.CLIENT_ID}, {"aud": harness.CLIENT_ID},
                             {"iss": harness.ISSUER}, {"iss": ISSUER + "/"}, {"aud": AUDIENCE + ".x"}):
@@ -145,6 +147,7 @@ class TestProbe(unittest.TestCase):
     def test_apples_keys_are_no_keys_for_it(self):
         """Attack: whoever holds a key that is trusted marks a row as the test that doctor looks for."""
         with self.daemon() as daemon:
+            self.has_keys(daemon)
             self.arm(daemon)
             for changes, answer in (({"iss": ISSUER, "aud": AUDIENCE}, (503, "wrong_audience")),
                                     ({"aud": AUDIENCE}, (503, "wrong_audience")),
