@@ -51,7 +51,9 @@ static bool fetches_its_first_keys(const struct doctor *doctor)
     char why[CALL_WHY_BYTES];
     json_t *answer = ask(&doctor->config->control, "/v1/state", why);
     const json_t *attempts = json_object_get(json_object_get(answer, "refresh"), "attempts");
-    bool first = json_is_integer(attempts) && json_integer_value(attempts) == 0;
+    /* One that remembers keys from before may fetch none for an hour. */
+    bool first = json_is_integer(attempts) && json_integer_value(attempts) == 0 &&
+                 !json_is_true(json_object_get(json_object_get(answer, "keys"), "usable"));
 
     json_decref(answer);
     return first;

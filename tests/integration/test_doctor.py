@@ -362,31 +362,42 @@ class TestHere(DoctorCase):
             self.expect(findings, "daemon.ready", "ok")
         server.close()
 
-    def test_version_skew(self):
-        with tempfile.TemporaryDirectory(prefix="siwa-skew-") as folder:
-            other = socket.socket(socket.AF_UNIX)
+    @contextlib.contextmanager
+    def another_control(self, state):
+        """A control socket that answers everything with this: its address, and whoever asked."""
+        with tempfile.TemporaryDirectory(prefix="siwa-skew-") as folder, socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{folder}/control.sock")
             other.listen(8)
-            stop = threading.Event()
+            asked, stop, body = [], threading.Event(), json.dumps(state)
 
             def answer():
                 while not stop.is_set():
                     with contextlib.suppress(OSError):
                         connection = other.accept()[0]
                         with connection:
-                            if connection.recv(4096):
-                                body = '{"version": "99.9.9", "refresh": {"why": "no route to Apple"}}'
+                            if request := connection.recv(4096):
+                                asked.append(request.split(b" ")[1].decode())
                                 connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n"
                                                    f"Connection: close\r\n\r\n{body}".encode())
-            thread = threading.Thread(target=answer, daemon=True)
-            thread.start()
-            with Daemon(self.apple, settings=self.settings()) as daemon:
-                daemon.settings["control"] = f"unix:{folder}/control.sock"
-                findings = self.findings(daemon)
-                self.expect(findings, "daemon.version", "warn", "99.9.9", "restart")
-                self.expect(findings, "daemon.refresh", "warn", "no route to Apple")
+            threading.Thread(target=answer, daemon=True).start()
+            yield f"unix:{folder}/control.sock", asked
             stop.set()
-            other.close()
+
+    def test_version_skew(self):
+        state = {"version": "99.9.9", "refresh": {"why": "no route to Apple"}}
+        with self.another_control(state) as (address, _), Daemon(self.apple, settings=self.settings()) as daemon:
+            daemon.settings["control"] = address
+            findings = self.findings(daemon)
+            self.expect(findings, "daemon.version", "warn", "99.9.9", "restart")
+            self.expect(findings, "daemon.refresh", "warn", "no route to Apple")
+
+    def test_a_daemon_that_remembers_its_keys_is_not_waited_for(self):
+        """After a restart it fetches none for up to an hour."""
+        state = {"version": "99.9.9", "keys": {"usable": True}, "refresh": {"attempts": 0}}
+        with self.another_control(state) as (address, asked), Daemon(self.apple, settings=self.settings()) as daemon:
+            daemon.settings["control"] = address
+            self.findings(daemon)
+            self.assertEqual(asked, ["/v1/state"] * 2)  # for its keys, for its version
 
     def test_history(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
