@@ -7,6 +7,7 @@
 #include "../../src/dispatcher/outbox_internal.h"
 #include "deliveries.h"
 #include "dispatcher/consumers.h"
+#include "sql.h"
 #include "support/clock.h"
 
 #define GENERATION_IDS (INT64_C(1) << 32)
@@ -29,22 +30,11 @@ static int count_commit(void *context)
     return 0;
 }
 
-/* Before the writer starts. */
-static void sql(const char *text)
-{
-    char *why = NULL;
-
-    ck_assert_msg(sqlite3_exec(outbox->db, text, NULL, NULL, &why) == SQLITE_OK, "%s: %s", text,
-                  why);
-}
-
 /* Rows first to last, one a second since NOW_MS, their types in turn. */
 static void add_rows(int64_t first, int64_t last)
 {
-    char text[1024];
-
-    (void)snprintf(
-        text, sizeof text,
+    sql_run(
+        outbox->db,
         "WITH RECURSIVE n(i) AS (SELECT %lld UNION ALL SELECT i + 1 FROM n WHERE i < %lld) "
         "INSERT INTO events (id, type, client_id, app, team, sub, event_time_ms, issued_at_ms, "
         "received_at_ms, raw_type, raw_id) "
@@ -52,9 +42,7 @@ static void add_rows(int64_t first, int64_t last)
         "WHEN 2 THEN 'consent-revoked' ELSE 'email-disabled' END, "
         "'com.example.app', 'Example', 'ABCDE12345', 'a sub', i, i, %lld + 1000 * i, 'x', i FROM n",
         (long long)first, (long long)last, (long long)NOW_MS);
-    sql(text);
-    (void)snprintf(text, sizeof text, "UPDATE state SET last_id = %lld", (long long)last);
-    sql(text);
+    sql_run(outbox->db, "UPDATE state SET last_id = %lld", (long long)last);
     outbox->committed.last_id = last;
 }
 
@@ -101,7 +89,7 @@ static void set_up(void)
 {
     set_up_empty();
     add_rows(5, 20);
-    sql("UPDATE state SET pruned_through = 4");
+    sql_run(outbox->db, "UPDATE state SET pruned_through = 4");
     open_consumers();
     start_writer();
 }
@@ -288,7 +276,7 @@ START_TEST(a_cursor_that_rows_were_taken_from_is_told_so)
     acknowledge("accounts", 6, CONSUMERS_DONE, 6);
     writer_free(writer); /* so that this connection is ours for a moment */
     writer = NULL;
-    sql("DELETE FROM events WHERE id <= 10; UPDATE state SET pruned_through = 10");
+    sql_run(outbox->db, "DELETE FROM events WHERE id <= 10; UPDATE state SET pruned_through = 10");
     outbox_reader_close(reader);
     start_writer();
     change = change_of("accounts", false, 8);
@@ -304,7 +292,7 @@ END_TEST
 
 START_TEST(acknowledgements_of_what_matters_are_remembered)
 {
-    sql("UPDATE events SET test = 1 WHERE id = 8");
+    sql_run(outbox->db, "UPDATE events SET test = 1 WHERE id = 8");
     open_consumers();
     start_writer();
     acknowledge("accounts", 11, CONSUMERS_DONE, 11);
@@ -373,9 +361,9 @@ START_TEST(the_slowest_configured_consumer_counts)
                         other = config_of(with_new, 2);
 
     open_consumers();
-    sql("UPDATE state SET pruned_through = 3");
+    sql_run(outbox->db, "UPDATE state SET pruned_through = 3");
     slowest(0, 2);
-    sql("UPDATE consumers SET position = 7 WHERE name = 'accounts'");
+    sql_run(outbox->db, "UPDATE consumers SET position = 7 WHERE name = 'accounts'");
     slowest(7, 2);
     consumers_reconfigure(consumers, &one);
     slowest(12, 1);
@@ -507,7 +495,7 @@ START_TEST(the_search_for_it_goes_on_from_call_to_call)
     writer_free(writer);
     writer = NULL;
     outbox_reader_close(reader); /* start_writer opens another */
-    sql("UPDATE events SET type = 'email-enabled' WHERE id < 50000");
+    sql_run(outbox->db, "UPDATE events SET type = 'email-enabled' WHERE id < 50000");
     start_writer();
     for (; oldest(&watch) == 0; calls++)
         ck_assert_int_le(watch.scanned, (int64_t)calls * CONSUMERS_WATCH_ROWS);

@@ -200,7 +200,8 @@ static void listen_at(struct stand *stand, const char *text)
     ck_assert_msg(stand->listen_fd >= 0, "%s", why);
 }
 
-static void serve(struct stand *stand, const struct http_limits *limits, bool by_suspend)
+/* Whose loop has no thread: the test turns it. */
+static void serve_by_hand(struct stand *stand, const struct http_limits *limits, bool by_suspend)
 {
     static const char *const extra[] = {"Allow", "POST", "Retry-After", "5", NULL};
     struct service *service = &stand->service;
@@ -210,7 +211,12 @@ static void serve(struct stand *stand, const struct http_limits *limits, bool by
     ck_assert_int_eq(http_loop_serve(service->loop, stand->listen_fd, limits, by_suspend,
                                      &callbacks, service, &service->server),
                      0);
-    ck_assert_int_eq(http_loop_start(service->loop), 0);
+}
+
+static void serve(struct stand *stand, const struct http_limits *limits, bool by_suspend)
+{
+    serve_by_hand(stand, limits, by_suspend);
+    ck_assert_int_eq(http_loop_start(stand->service.loop), 0);
 }
 
 static void stop(struct stand *stand)
@@ -1006,12 +1012,7 @@ START_TEST(spares_the_young)
     int64_t start_ms;
 
     listen_at(&stand, address_of(_i));
-    serve(&stand, &limits, by_suspend_of(_i));
-    http_loop_free(service->loop);
-    ck_assert_int_eq(http_loop_new("test", &service->loop), 0);
-    ck_assert_int_eq(http_loop_serve(service->loop, stand.listen_fd, &limits, by_suspend_of(_i),
-                                     &callbacks, service, &service->server),
-                     0);
+    serve_by_hand(&stand, &limits, by_suspend_of(_i));
     for (size_t i = 0; i < 2; i++)
         fds[i] = dial(&stand);
     while (http_server_connections(service->server) < 2)
@@ -1123,12 +1124,7 @@ START_TEST(sleeps)
     int64_t start_ms;
 
     listen_at(&stand, address_of(_i));
-    serve(&stand, &usual, by_suspend_of(_i));
-    http_loop_free(service->loop);
-    ck_assert_int_eq(http_loop_new("test", &service->loop), 0);
-    ck_assert_int_eq(http_loop_serve(service->loop, stand.listen_fd, &usual, by_suspend_of(_i),
-                                     &callbacks, service, &service->server),
-                     0);
+    serve_by_hand(&stand, &usual, by_suspend_of(_i));
     idle = dial(&stand);
     say(idle, GET("/ok"));
     while (atomic_load(&service->overs) < 1)

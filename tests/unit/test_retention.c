@@ -1,10 +1,9 @@
 /* retention: what goes, what stays, in which order, and in pieces. */
-#include <stdarg.h>
-
 #include "../../src/dispatcher/outbox_internal.h"
 #include "deliveries.h"
 #include "dispatcher/consumers.h"
 #include "dispatcher/retention.h"
+#include "sql.h"
 #include "support/clock.h"
 
 #define DAY_S   86400
@@ -24,36 +23,19 @@ static const struct config_consumer names[] = {{.name = "accounts"}, {.name = "m
 static struct outbox *outbox;
 static struct consumers *consumers;
 
-__attribute__((format(printf, 1, 2))) static void sql(const char *format, ...)
-{
-    va_list arguments;
-    char text[1024], *why = NULL;
-
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    ck_assert_msg(sqlite3_exec(outbox->db, text, NULL, NULL, &why) == SQLITE_OK, "%s: %s", text,
-                  why);
-}
-
-static int64_t number(const char *text)
-{
-    int64_t value = -1;
-
-    ck_assert_msg(outbox_query_number(outbox->db, text, &value) == SQLITE_OK, "%s", text);
-    return value;
-}
-
 /* A row with its body. */
 static void add_row(int64_t id, const char *type, int64_t received_ms)
 {
-    sql("INSERT INTO events (id, type, client_id, app, team, sub, issued_at_ms, received_at_ms, "
+    sql_run(
+        outbox->db,
+        "INSERT INTO events (id, type, client_id, app, team, sub, issued_at_ms, received_at_ms, "
         "raw_type, raw_id, person) VALUES (%lld, '%s', 'c', 'a', 'ABCDE12345', 's', 1, %lld, 't', "
         "%lld, x'aa')",
         (long long)id, type, (long long)received_ms, (long long)id);
-    sql("INSERT INTO raw VALUES (%lld, %lld, 0, x'00')", (long long)id, (long long)received_ms);
+    sql_run(outbox->db, "INSERT INTO raw VALUES (%lld, %lld, 0, x'00')", (long long)id,
+            (long long)received_ms);
     outbox->committed.last_id = id;
-    sql("UPDATE state SET last_id = %lld", (long long)id);
+    sql_run(outbox->db, "UPDATE state SET last_id = %lld", (long long)id);
 }
 
 static void configure(size_t count)
@@ -118,13 +100,13 @@ START_TEST(without_consumers_the_age_alone_counts)
     ck_assert_int_eq(sweep.removed, 2);
     ck_assert_int_eq(sweep.unacknowledged, 0);
     ck_assert_int_eq(sweep.pruned_through, 2);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM events"), 3);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM raw"), 3);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 2);
-    ck_assert_int_eq(number("SELECT last_id FROM outbox_state"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM events"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM raw"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT last_id FROM outbox_state"), 3);
     /* nothing more, and nothing changes */
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 0);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 2);
 }
 END_TEST
 
@@ -133,17 +115,17 @@ START_TEST(the_slowest_consumer_is_waited_for)
     configure(2);
     for (int id = 1; id <= 6; id++)
         add_row(id, "x", AGED(200));
-    sql("UPDATE consumers SET position = 5 WHERE name = 'accounts'");
-    sql("UPDATE consumers SET position = 2 WHERE name = 'mailer'");
+    sql_run(outbox->db, "UPDATE consumers SET position = 5 WHERE name = 'accounts'");
+    sql_run(outbox->db, "UPDATE consumers SET position = 2 WHERE name = 'mailer'");
     struct retention_sweep sweep = sweep_all(RETENTION_ROWS);
     ck_assert_int_eq(sweep.removed, 2);
     ck_assert_int_eq(sweep.unacknowledged, 0);
-    ck_assert_int_eq(number("SELECT min(id) FROM events"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT min(id) FROM events"), 3);
     ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 0);
-    sql("UPDATE consumers SET position = 4 WHERE name = 'mailer'");
+    sql_run(outbox->db, "UPDATE consumers SET position = 4 WHERE name = 'mailer'");
     ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 2);
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 2);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 4);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 4);
 }
 END_TEST
 
@@ -152,15 +134,15 @@ START_TEST(past_hard_nobody_is_waited_for_and_it_is_counted)
     configure(1);
     add_row(1, "x", AGED(500));
     add_row(2, "x", AGED(366));
-    sql("UPDATE events SET test = 1 WHERE id = 2");
+    sql_run(outbox->db, "UPDATE events SET test = 1 WHERE id = 2");
     add_row(3, "x", AGED(366));
     add_row(4, "x", AGED(364));
-    sql("UPDATE consumers SET position = 1");
+    sql_run(outbox->db, "UPDATE consumers SET position = 1");
     struct retention_sweep sweep = sweep_all(RETENTION_ROWS);
     ck_assert_int_eq(sweep.removed, 3);
     ck_assert_int_eq(sweep.unacknowledged, 1); /* nobody waits for a test row */
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 3);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM raw"), 4);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM raw"), 4);
 }
 END_TEST
 
@@ -172,8 +154,8 @@ START_TEST(rows_go_in_the_order_of_their_ids)
     add_row(2, "x", AGED(10));
     add_row(3, "x", AGED(800));
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 1);
-    ck_assert_int_eq(number("SELECT count(*) FROM events"), 2);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 1);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 1);
 }
 END_TEST
 
@@ -184,9 +166,9 @@ START_TEST(bodies_go_before_their_rows)
     add_row(2, "x", AGED(6));
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 0);
     ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 1);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM raw"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM events"), 2);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 0);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM raw"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 0);
 }
 END_TEST
 
@@ -196,20 +178,21 @@ START_TEST(test_rows_below_the_others_go_by_their_time_alone)
     configure(1);
     add_row(1, "x", AGED(100));
     for (int i = 1; i <= 3; i++) {
-        sql("INSERT INTO events (id, type, client_id, app, team, issued_at_ms, received_at_ms, "
-            "raw_type, raw_id, test) VALUES (%lld, 'test', 'c', '', '', 1, %lld, 't', 0, 1)",
-            (long long)OUTBOX_TEST_ID_BASE + i, (long long)AGED(i == 1 ? 8 : 6));
+        sql_run(outbox->db,
+                "INSERT INTO events (id, type, client_id, app, team, issued_at_ms, received_at_ms, "
+                "raw_type, raw_id, test) VALUES (%lld, 'test', 'c', '', '', 1, %lld, 't', 0, 1)",
+                (long long)OUTBOX_TEST_ID_BASE + i, (long long)AGED(i == 1 ? 8 : 6));
     }
     ck_assert_int_eq(sweep_all(RETENTION_TEST).removed, 1);
-    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE test = 1"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events WHERE test = 1"), 2);
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 0); /* the consumer is waited for */
-    sql("UPDATE consumers SET position = 1");
+    sql_run(outbox->db, "UPDATE consumers SET position = 1");
     struct retention_sweep sweep = sweep_all(RETENTION_ROWS);
     ck_assert_int_eq(sweep.removed, 1);
     ck_assert_int_eq(sweep.pruned_through, 1);
-    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE test = 1"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM events"), 2);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 1);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events WHERE test = 1"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 1);
 }
 END_TEST
 
@@ -219,12 +202,12 @@ START_TEST(test_rows_have_a_time_of_their_own)
     add_row(1, "x", AGED(50));
     add_row(2, "x", AGED(8));
     add_row(3, "x", AGED(6));
-    sql("UPDATE events SET test = 1 WHERE id > 1");
+    sql_run(outbox->db, "UPDATE events SET test = 1 WHERE id > 1");
     ck_assert_int_eq(sweep_all(RETENTION_TEST).removed, 1);
-    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE id IN (1, 3)"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM raw WHERE id IN (1, 3)"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM events"), 2);
-    ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), 0);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events WHERE id IN (1, 3)"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM raw WHERE id IN (1, 3)"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"), 0);
 }
 END_TEST
 
@@ -232,17 +215,17 @@ END_TEST
 START_TEST(identities_go_by_their_arrival)
 {
     configure(0);
-    sql("INSERT INTO seen VALUES (0, randomblob(32), %lld)", (long long)AGED(401));
-    sql("INSERT INTO seen VALUES (0, randomblob(32), %lld)", (long long)AGED(399));
-    sql("INSERT INTO seen VALUES (5, randomblob(32), %lld)", (long long)AGED(401));
-    sql("INSERT INTO seen VALUES (5, randomblob(32), %lld)", (long long)AGED(399));
-    sql("INSERT INTO seen VALUES (%lld, randomblob(32), %lld)", (long long)AGED(401),
-        (long long)AGED(401));
-    sql("INSERT INTO seen VALUES (%lld, randomblob(32), %lld)", (long long)AGED(399),
-        (long long)AGED(399));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (0, randomblob(32), %lld)", (long long)AGED(401));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (0, randomblob(32), %lld)", (long long)AGED(399));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (5, randomblob(32), %lld)", (long long)AGED(401));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (5, randomblob(32), %lld)", (long long)AGED(399));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (%lld, randomblob(32), %lld)",
+            (long long)AGED(401), (long long)AGED(401));
+    sql_run(outbox->db, "INSERT INTO seen VALUES (%lld, randomblob(32), %lld)",
+            (long long)AGED(399), (long long)AGED(399));
     ck_assert_int_eq(sweep_all(RETENTION_IDENTITIES).removed, 3);
-    ck_assert_int_eq(number("SELECT count(*) FROM seen"), 3);
-    ck_assert_int_eq(number("SELECT min(received_at_ms) FROM seen"), AGED(399));
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM seen"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT min(received_at_ms) FROM seen"), AGED(399));
 }
 END_TEST
 
@@ -253,19 +236,22 @@ START_TEST(the_audit_keeps_what_it_tells)
     add_row(2, "email-enabled", AGED(490));
     add_row(3, "consent-revoked", AGED(480));
     add_row(4, "account-delete", AGED(20));
-    sql("UPDATE events SET erased_at_ms = 7 WHERE id = 3");
-    sql("UPDATE consumers SET position = 4");
-    sql("INSERT INTO acks VALUES (1, 'accounts', 1), (3, 'accounts', 3), (4, 'accounts', 4)");
+    sql_run(outbox->db, "UPDATE events SET erased_at_ms = 7 WHERE id = 3");
+    sql_run(outbox->db, "UPDATE consumers SET position = 4");
+    sql_run(outbox->db,
+            "INSERT INTO acks VALUES (1, 'accounts', 1), (3, 'accounts', 3), (4, 'accounts', 4)");
     ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 3);
-    ck_assert_int_eq(number("SELECT count(*) FROM facts"), 2);
-    ck_assert_int_eq(number("SELECT id FROM facts WHERE erased_at_ms = 7 AND person = x'aa' AND "
-                            "type = 'consent-revoked' AND team = 'ABCDE12345'"),
-                     3);
-    ck_assert_int_eq(number("SELECT min(removed_at_ms) FROM facts"), TODAY);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM facts"), 2);
+    ck_assert_int_eq(
+        sql_number(outbox->db, "SELECT id FROM facts WHERE erased_at_ms = 7 AND person = x'aa' AND "
+                               "type = 'consent-revoked' AND team = 'ABCDE12345'"),
+        3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT min(removed_at_ms) FROM facts"), TODAY);
     ck_assert_int_eq(sweep_all(RETENTION_FACTS).removed, 1);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM facts"), 3);
-    ck_assert_int_eq(number("SELECT count(*) FROM acks"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM acks WHERE event_id IN (3, 4)"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM facts"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM acks"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM acks WHERE event_id IN (3, 4)"),
+                     2);
 }
 END_TEST
 
@@ -273,16 +259,18 @@ START_TEST(what_stands_apart_goes_and_makes_room)
 {
     configure(1);
     for (int id = 1; id <= 3; id++) {
-        sql("INSERT INTO quarantine VALUES (%d, 'expired', 'c', %lld, randomblob(32), x'0000')", id,
-            (long long)AGED(id == 1 ? 91 : 89));
-        sql("INSERT INTO deferred VALUES (%d, 'k', 'c', %lld, 0, randomblob(32), x'000000')", id,
-            (long long)AGED(id == 3 ? 29 : 31));
+        sql_run(outbox->db,
+                "INSERT INTO quarantine VALUES (%d, 'expired', 'c', %lld, randomblob(32), x'0000')",
+                id, (long long)AGED(id == 1 ? 91 : 89));
+        sql_run(outbox->db,
+                "INSERT INTO deferred VALUES (%d, 'k', 'c', %lld, 0, randomblob(32), x'000000')",
+                id, (long long)AGED(id == 3 ? 29 : 31));
     }
     outbox->committed.apart = (struct outbox_apart){3, 6, 3, 9};
     ck_assert_int_eq(sweep_all(RETENTION_QUARANTINE).removed, 1);
     ck_assert_int_eq(sweep_all(RETENTION_DEFERRED).removed, 2);
-    ck_assert_int_eq(number("SELECT min(id) FROM quarantine"), 2);
-    ck_assert_int_eq(number("SELECT min(id) FROM deferred"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT min(id) FROM quarantine"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT min(id) FROM deferred"), 3);
     ck_assert_int_eq(outbox->committed.apart.quarantine_rows, 2);
     ck_assert_int_eq(outbox->committed.apart.quarantine_bytes, 4);
     ck_assert_int_eq(outbox->committed.apart.deferred_rows, 1);
@@ -296,12 +284,14 @@ START_TEST(a_long_sweep_is_cut_into_pieces)
     int pieces = 0;
 
     configure(0);
-    sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+    sql_run(
+        outbox->db,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
         "INSERT INTO events (id, type, client_id, app, team, sub, issued_at_ms, received_at_ms, "
         "raw_type, raw_id) SELECT i, 'x', 'c', 'a', 't', 's', 1, %lld, 't', i FROM n",
         (long long)AGED(100));
-    sql("INSERT INTO raw SELECT id, received_at_ms, 0, zeroblob(1200) FROM events");
-    sql("UPDATE state SET last_id = 20000");
+    sql_run(outbox->db, "INSERT INTO raw SELECT id, received_at_ms, 0, zeroblob(1200) FROM events");
+    sql_run(outbox->db, "UPDATE state SET last_id = 20000");
     struct retention_sweep sweep = sweep_begin(RETENTION_ROWS);
     while (!sweep.over) {
         int64_t before = sweep.removed;
@@ -309,12 +299,13 @@ START_TEST(a_long_sweep_is_cut_into_pieces)
         sweep_piece(&sweep);
         pieces++;
         ck_assert(sweep.removed > before || sweep.over);
-        ck_assert_int_eq(number("SELECT pruned_through FROM outbox_state"), sweep.removed);
+        ck_assert_int_eq(sql_number(outbox->db, "SELECT pruned_through FROM outbox_state"),
+                         sweep.removed);
     }
     ck_assert_int_gt(pieces, 2);
     ck_assert_int_eq(sweep.removed, 20000);
-    ck_assert_int_eq(number("SELECT count(*) FROM events"), 0);
-    ck_assert_int_eq(number("SELECT count(*) FROM raw"), 0);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events"), 0);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM raw"), 0);
 }
 END_TEST
 

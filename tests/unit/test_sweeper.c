@@ -7,6 +7,7 @@
 #include "../../src/dispatcher/outbox_internal.h"
 #include "deliveries.h"
 #include "dispatcher/sweeper.h"
+#include "sql.h"
 #include "support/clock.h"
 
 #define DAY_S  86400
@@ -34,22 +35,6 @@ static struct writer *writer;
 static struct sweeper *sweeper;
 static sem_t swept_some, progress;
 static struct sweeper_swept swept; /* the last; of the sweeper's thread until swept_some */
-
-static void sql(const char *text)
-{
-    char *why = NULL;
-
-    ck_assert_msg(sqlite3_exec(outbox->db, text, NULL, NULL, &why) == SQLITE_OK, "%s: %s", text,
-                  why);
-}
-
-static int64_t number(const char *text)
-{
-    int64_t value = -1;
-
-    ck_assert_msg(outbox_query_number(outbox->db, text, &value) == SQLITE_OK, "%s", text);
-    return value;
-}
 
 static void on_swept(void *context, const struct sweeper_swept *what)
 {
@@ -195,7 +180,7 @@ START_TEST(it_sweeps_at_the_start_and_empties_the_wal)
     ck_assert_int_eq(swept.pruned_through, 2);
     ck_assert_int_eq(swept.unacknowledged, 0);
     ck_assert_ptr_null(swept.why);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM events"), 3);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM events"), 3);
     ck_assert_int_gt((int64_t)outbox->wal_emptied, 0);
     snprintf(path, sizeof path, "%s-wal", test_database);
     ck_assert_int_eq(stat(path, &wal), 0);
@@ -215,7 +200,7 @@ START_TEST(a_reload_sweeps_by_its_own_measure)
     wait_for(&swept_some);
     stop();
     ck_assert_int_eq(swept.removed[RETENTION_ROWS], 1);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM events"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM events"), 2);
 }
 END_TEST
 
@@ -226,7 +211,7 @@ START_TEST(rows_past_hard_are_told_apart)
 
     waited.consumers = names;
     waited.consumer_count = 1;
-    sql("INSERT INTO consumers VALUES ('accounts', 1, 1, 1)");
+    sql_run(outbox->db, "INSERT INTO consumers VALUES ('accounts', 1, 1, 1)");
     for (int id = 1; id <= 3; id++)
         add_row(id, 400 * DAY_S);
     add_row(4, 100 * DAY_S);
@@ -235,7 +220,7 @@ START_TEST(rows_past_hard_are_told_apart)
     stop();
     ck_assert_int_eq(swept.removed[RETENTION_ROWS], 3);
     ck_assert_int_eq(swept.unacknowledged, 2);
-    ck_assert_int_eq(number("SELECT group_concat(id) FROM events"), 4);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM events"), 4);
 }
 END_TEST
 
@@ -245,7 +230,9 @@ START_TEST(a_piece_leaves_no_long_wal)
     sqlite3 *reader;
     int pages;
 
-    sql("CREATE TABLE filler (x); INSERT INTO filler WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL "
+    sql_run(
+        outbox->db,
+        "CREATE TABLE filler (x); INSERT INTO filler WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL "
         "SELECT i + 1 FROM n WHERE i < 1000) SELECT zeroblob(4000) FROM n; DROP TABLE filler");
     pages = outbox->wal_pages;
     ck_assert_int_gt(pages, OUTBOX_WAL_SOON);
@@ -275,8 +262,8 @@ START_TEST(who_is_asked_for_is_erased)
     ck_assert_int_eq(counts.rows, 2);
     sweeper_erasure_unref(sweeper, erasure);
     stop();
-    ck_assert_int_eq(number("SELECT count(*) FROM events WHERE sub IS NULL"), 2);
-    ck_assert_int_eq(number("SELECT count(*) FROM erasing"), 0);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM events WHERE sub IS NULL"), 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM erasing"), 0);
 }
 END_TEST
 
