@@ -150,8 +150,9 @@ class TestMainPath(ServeCase):
         with Daemon(self.apple, fake_time=1700000060, settings={"late": "reject"}) as daemon:
             body = self.body(now=1700000000)
             self.assertEqual(daemon.post(body), (200, "accepted"))
-            daemon.restart(fake_time=1800000000)
+            daemon.restart(fake_time=1700000000 + 3 * 86400)  # expired, and its identity not yet let go by retention
             self.assertEqual(daemon.post(body), (200, "duplicate"))
+            self.assertEqual(daemon.post(self.body(now=1700000000)), (400, "expired"))
 
 
 class TestPrivacy(ServeCase):
