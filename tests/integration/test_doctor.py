@@ -428,6 +428,69 @@ class TestHere(DoctorCase):
             self.expect(findings, "history.outcome", "warn", "jws_malformed: 0 today, 1 in 7 days")
 
 
+class TestUnit(DoctorCase):
+    """Before a stand-in for systemctl, on a machine that systemd seems to run, or seems not to."""
+
+    WELL = {"LoadState": "loaded", "ActiveState": "active", "NRestarts": "0", "UnitFileState": "enabled",
+            "PrivateNetwork": "yes", "NoNewPrivileges": "yes", "ProtectSystem": "strict"}
+    APART = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount", "--propagation", "private"]
+    MOUNT = "run=/run; [ ! -d /run/systemd ] || run=/run/systemd; mount -t tmpfs tmpfs $run"
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="siwa-unit-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        if subprocess.run([*self.APART, "sh", "-c", self.MOUNT], capture_output=True, check=False).returncode:
+            self.skipTest("cannot mount a /run of its own here")
+        self.put("systemctl", 'echo "$@" >> "$0.asked"\ncat "$0.says"\nexit "$(cat "$0.status")"')
+
+    def put(self, name, script):
+        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / name).chmod(0o755)
+
+    def doctor(self, daemon, status=0, systemd=True, **changes):
+        """Its findings where systemctl says that all is well but for these."""
+        (self.folder / "systemctl.says").write_text("".join(f"{name}={value}\n" for name, value in {**self.WELL, **changes}.items()))
+        (self.folder / "systemctl.status").write_text(str(status))
+        machine = self.MOUNT + (" && mkdir -p /run/systemd/system" if systemd else "")
+        self.put("doctor", f"exec {' '.join(self.APART)} sh -c '{machine} && exec \"$@\"' sh {harness.PROGRAM} \"$@\"")
+        daemon.program = self.folder / "doctor"
+        path = f"{self.folder}:{os.environ['PATH']}"
+        return self.findings(daemon, environment={"PATH": path})
+
+    def expect_unit(self, findings, **states):
+        """These findings about the unit, each with its state and a part of what it says, and no others."""
+        self.assertEqual({finding["check"] for finding in findings if finding["check"].startswith("unit.")},
+                         {f"unit.{name}" for name in states})
+        for name, expected in states.items():
+            self.expect(findings, f"unit.{name}", *expected)
+
+    def test_the_unit(self):
+        in_order = ("ok", "no new privileges")
+        wider = ("warn", "wider than the one that is shipped", "systemctl cat")
+        unknown = ("warn", "knows no siwa-notifyd.service", "make install")
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            self.expect_unit(self.doctor(daemon), state=("ok", "runs"), sandbox=in_order)
+            asked = (self.folder / "systemctl.asked").read_text().split()
+            self.assertEqual(asked[:2], ["show", "siwa-notifyd.service"])
+            self.assertEqual(set(asked[2].removeprefix("--property=").split(",")), set(self.WELL))
+            for changes in ({"NoNewPrivileges": "no"}, {"PrivateNetwork": "no"}, {"ProtectSystem": "full"}):
+                with self.subTest(**changes):
+                    self.expect_unit(self.doctor(daemon, **changes), state=("ok", "runs"), sandbox=wider)
+            with self.subTest("not found"):  # as systemctl says it, with status 0
+                nothing = {"LoadState": "not-found", "ActiveState": "inactive", "NoNewPrivileges": "no"}
+                self.expect_unit(self.doctor(daemon, **nothing), state=unknown)
+            with self.subTest("systemctl fails"):
+                self.expect_unit(self.doctor(daemon, status=1), state=unknown)
+            with self.subTest("not running"):
+                self.expect_unit(self.doctor(daemon, ActiveState="failed"),
+                                 state=("fail", "is not running", "enable --now"), sandbox=in_order)
+            with self.subTest("restarts"):
+                self.expect_unit(self.doctor(daemon, NRestarts="3"), state=("warn", "restarted 3 times"), sandbox=in_order)
+            with self.subTest("without systemd"):
+                self.expect_unit(self.doctor(daemon, systemd=False), state=("skip", "systemd does not run here"))
+
+
 class TestOutside(DoctorCase):
     @classmethod
     def setUpClass(cls):
