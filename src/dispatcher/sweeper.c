@@ -203,6 +203,14 @@ static enum outbox_error empty_wal(struct outbox *outbox, void *argument)
     return OUTBOX_ERROR_NONE;
 }
 
+static void count_piece(struct sweeper *sweeper, const struct retention_sweep *before,
+                        const struct retention_sweep *after)
+{
+    metrics_add(sweeper->removed[after->what], (uint64_t)(after->removed - before->removed));
+    metrics_add(sweeper->unacknowledged,
+                (uint64_t)(after->unacknowledged - before->unacknowledged));
+}
+
 /* A piece that was not committed has removed nothing. */
 static enum outbox_error sweep_one(struct sweeper *sweeper, struct retention_sweep *sweep)
 {
@@ -212,11 +220,11 @@ static enum outbox_error sweep_one(struct sweeper *sweeper, struct retention_swe
         struct retention_sweep next = *sweep;
 
         error = have_done(sweeper, sweep_piece, &next);
-        if (error == OUTBOX_ERROR_NONE)
-            *sweep = next;
+        if (error != OUTBOX_ERROR_NONE)
+            break;
+        count_piece(sweeper, sweep, &next);
+        *sweep = next;
     }
-    metrics_add(sweeper->removed[sweep->what], (uint64_t)sweep->removed);
-    metrics_add(sweeper->unacknowledged, (uint64_t)sweep->unacknowledged);
     return error;
 }
 

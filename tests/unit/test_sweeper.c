@@ -33,6 +33,7 @@ static struct outbox *outbox;
 static struct consumers *consumers;
 static struct writer *writer;
 static struct sweeper *sweeper;
+static struct metrics *metrics;
 static sem_t swept_some, progress;
 static struct sweeper_swept swept; /* the last; of the sweeper's thread until swept_some */
 
@@ -129,6 +130,7 @@ static void start(const struct config *config)
                                               .config = config,
                                               .writer = writer,
                                               .consumers = consumers,
+                                              .metrics = metrics,
                                               .on_swept = on_swept,
                                               .on_doubt = on_doubt,
                                               .on_erased = on_erased,
@@ -161,6 +163,7 @@ static void tear_down(void)
 
     writer_free(writer);
     consumers_free(consumers);
+    metrics_free(metrics);
     ck_assert_msg(outbox_close(outbox, why) == 0, "%s", why);
     folder_remove();
 }
@@ -221,6 +224,75 @@ START_TEST(rows_past_hard_are_told_apart)
     ck_assert_int_eq(swept.removed[RETENTION_ROWS], 3);
     ck_assert_int_eq(swept.unacknowledged, 2);
     ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM events"), 4);
+}
+END_TEST
+
+/* What was committed, and how the metrics stood before each further commit. */
+struct tally {
+    struct metrics_series *rows, *unacknowledged;
+    int64_t removed, committed;
+    unsigned pieces, behind;
+};
+
+/* Makes it dear, so that a piece is over long before the sweep is. */
+static void on_change(void *context, int what, const char *database, const char *table,
+                      sqlite3_int64 id)
+{
+    struct tally *tally = context;
+    int64_t until_us = clock_monotonic_us() + 500;
+
+    (void)database;
+    (void)id;
+    if (what != SQLITE_DELETE || strcmp(table, "events") != 0)
+        return;
+    tally->removed++;
+    while (clock_monotonic_us() < until_us)
+        ;
+}
+
+static int on_commit(void *context)
+{
+    struct tally *tally = context;
+
+    if (metrics_value(tally->rows) != (double)tally->committed ||
+        metrics_value(tally->unacknowledged) != (double)tally->committed)
+        tally->behind++;
+    if (tally->removed > tally->committed)
+        tally->pieces++;
+    tally->committed = tally->removed;
+    return 0;
+}
+
+START_TEST(the_metrics_move_with_each_piece)
+{
+    static const char *const label[] = {"what", NULL}, *const value[] = {"rows", NULL};
+    static const struct config_consumer names[] = {{.name = "accounts"}};
+    static const int rows = 500;
+    struct config waited = usual;
+    struct tally tally = {.pieces = 0};
+
+    waited.consumers = names;
+    waited.consumer_count = 1;
+    ck_assert_int_eq(metrics_new(&metrics), 0);
+    tally.rows = metrics_with(
+        metrics_register(metrics, METRICS_COUNTER, "siwa_pruned_total", "", label, NULL, 0), value);
+    tally.unacknowledged =
+        metrics_with(metrics_register(metrics, METRICS_COUNTER, "siwa_pruned_unacknowledged_total",
+                                      "", NULL, NULL, 0),
+                     NULL);
+    sql_run(outbox->db, "INSERT INTO consumers VALUES ('accounts', 0, 1, 1)");
+    for (int id = 1; id <= rows; id++)
+        add_row(id, 400 * DAY_S);
+    sqlite3_update_hook(outbox->db, on_change, &tally);
+    sqlite3_commit_hook(outbox->db, on_commit, &tally);
+    start(&waited);
+    wait_for(&swept_some);
+    stop();
+    ck_assert_uint_gt(tally.pieces, 2);
+    ck_assert_uint_eq(tally.behind, 0);
+    ck_assert_int_eq(swept.removed[RETENTION_ROWS], rows);
+    ck_assert(metrics_value(tally.rows) == rows);
+    ck_assert(metrics_value(tally.unacknowledged) == rows);
 }
 END_TEST
 
@@ -318,6 +390,7 @@ int main(void)
     tcase_add_test(tests, it_sweeps_at_the_start_and_empties_the_wal);
     tcase_add_test(tests, a_reload_sweeps_by_its_own_measure);
     tcase_add_test(tests, rows_past_hard_are_told_apart);
+    tcase_add_test(tests, the_metrics_move_with_each_piece);
     tcase_add_test(tests, a_piece_leaves_no_long_wal);
     tcase_add_test(tests, who_is_asked_for_is_erased);
     tcase_add_test(tests, a_reader_keeps_an_erasure_pending);
