@@ -49,10 +49,14 @@ struct erasure_round {
                                    enum outbox_error (*work)(struct outbox *outbox, void *argument),
                                    void *argument);
     bool (*is_stopping)(void *context);
+    /* The team of an app; false where the app is not configured. */
+    bool (*team_of)(void *context, const char *client_id, char ret_team[ERASURE_TEAM_BYTES]);
     void *context;
 
     /* kept from round to round; zero at first */
-    int64_t followed_through; /* rows up to here have been looked at for people of `erased` */
+    struct {
+        int64_t rows_through, bodies_through, quarantine_through; /* ids that were looked at */
+    } followed;                                                   /* for people of `erased` */
 
     /* found */
     struct erasure_target targets[ERASURE_TARGETS_MAX]; /* in the order of their hashes */
@@ -67,10 +71,11 @@ enum outbox_error erasure_ask(struct outbox *outbox, const unsigned char person[
                               const char *team, int64_t now_ms);
 
 /* Erases whoever is asked for and, as erase_after_account_delete says, whose account-delete was
- * acknowledged, with whatever came later for those who were erased before. When it returns NONE
- * their text stands in no row any more, and targets says whom it was about; else some of it may,
- * and the next round goes on. The thread of the reader; it may read all of the database, in
- * steps. */
+ * acknowledged, with whatever came later for those who were erased before: rows and their bodies
+ * once acknowledged, quarantined copies at once, and deferred ones when they have become rows,
+ * since who sent them is not known before. When it returns NONE their text stands in no row any
+ * more, and targets says whom it was about; else some of it may, and the next round goes on. The
+ * thread of the reader; it may read all of the database, in steps. */
 enum outbox_error erasure_run(struct erasure_round *round);
 
 /* Calls on_text for each text in the claims of a body's token, also within texts that are JSON

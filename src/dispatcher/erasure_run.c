@@ -1,6 +1,5 @@
 /*
- * The reading side of an erasure: whom it is about, and where something of them stands. Each step
- * reads in a transaction of its own, so that the WAL can be moved on between them.
+ * The reading side of an erasure: whom it is about, and where something of them stands.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -8,41 +7,6 @@
 
 #include "erasure_work.h"
 #include "outbox_internal.h"
-
-#define STEP_ROWS   4096 /* read in one transaction */
-#define STEP_BODIES 64
-
-#define STRINGIZE_(value) #value
-#define STRINGIZE(value)  STRINGIZE_(value)
-#define LIMIT_BODIES      "LIMIT " STRINGIZE(STEP_BODIES)
-
-/* What was found in a step. */
-struct found {
-    struct erasure_hit *hits;
-    size_t count;
-    int64_t last_id;
-    bool over;
-};
-
-static enum outbox_error reader_error(int code)
-{
-    return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB
-               ? OUTBOX_ERROR_FATAL
-               : OUTBOX_ERROR_TRANSIENT;
-}
-
-static enum outbox_error prepare(struct erasure_round *round, const char *sql,
-                                 sqlite3_stmt **ret_statement)
-{
-    int code = sqlite3_prepare_v2(outbox_reader_db(round->reader), sql, -1, ret_statement, NULL);
-
-    return code == SQLITE_OK ? OUTBOX_ERROR_NONE : reader_error(code);
-}
-
-static enum outbox_error ended(int code)
-{
-    return code == SQLITE_DONE || code == SQLITE_ROW ? OUTBOX_ERROR_NONE : reader_error(code);
-}
 
 /* ---- whom ---- */
 
@@ -83,7 +47,7 @@ static enum outbox_error find_asked(struct erasure_round *round)
 {
     OUTBOX_STATEMENT(statement);
     enum outbox_error error =
-        prepare(round, "SELECT person, team FROM erasing ORDER BY since_ms", &statement);
+        erasure_prepare(round, "SELECT person, team FROM erasing ORDER BY since_ms", &statement);
     int code = SQLITE_DONE;
 
     while (error == OUTBOX_ERROR_NONE && (code = sqlite3_step(statement)) == SQLITE_ROW) {
@@ -93,7 +57,7 @@ static enum outbox_error find_asked(struct erasure_round *round)
         }
         add_target(round, statement, true);
     }
-    return error == OUTBOX_ERROR_NONE ? ended(code) : error;
+    return error == OUTBOX_ERROR_NONE ? erasure_ended(code) : error;
 }
 
 /* When the last of the configured consumers acknowledged a row, as far as that is known: one that
@@ -113,7 +77,7 @@ static enum outbox_error acknowledged_ms(sqlite3_stmt *acks, const struct consum
                 *ret_ms = sqlite3_column_int64(acks, 1);
     }
     sqlite3_reset(acks);
-    return ended(code);
+    return erasure_ended(code);
 }
 
 static enum outbox_error find_acknowledged(struct erasure_round *round, int64_t slowest)
@@ -122,15 +86,15 @@ static enum outbox_error find_acknowledged(struct erasure_round *round, int64_t 
     OUTBOX_STATEMENT(acks);
     struct consumer_set set;
     int code = SQLITE_DONE;
-    enum outbox_error error = prepare(
+    enum outbox_error error = erasure_prepare(
         round,
         "SELECT person, team, id, received_at_ms FROM events WHERE type = 'account-delete' AND "
         "test = 0 AND erased_at_ms IS NULL AND person IS NOT NULL AND id <= ?1 ORDER BY id",
         &deletes);
 
     if (error == OUTBOX_ERROR_NONE)
-        error =
-            prepare(round, "SELECT consumer, acknowledged_ms FROM acks WHERE event_id = ?1", &acks);
+        error = erasure_prepare(
+            round, "SELECT consumer, acknowledged_ms FROM acks WHERE event_id = ?1", &acks);
     if (error != OUTBOX_ERROR_NONE)
         return error;
     consumers_set(round->consumers, &set);
@@ -151,7 +115,7 @@ static enum outbox_error find_acknowledged(struct erasure_round *round, int64_t 
         }
         add_target(round, deletes, false);
     }
-    return error == OUTBOX_ERROR_NONE ? ended(code) : error;
+    return error == OUTBOX_ERROR_NONE ? erasure_ended(code) : error;
 }
 
 /* The position of the slowest configured consumer; -1 where there is none, or one without a row. */
@@ -161,7 +125,7 @@ static enum outbox_error find_slowest(struct erasure_round *round, int64_t *ret_
     struct consumer_set set;
     int64_t slowest = INT64_MAX;
     enum outbox_error error =
-        prepare(round, "SELECT position FROM consumers WHERE name = ?1", &statement);
+        erasure_prepare(round, "SELECT position FROM consumers WHERE name = ?1", &statement);
 
     consumers_set(round->consumers, &set);
     for (size_t i = 0; error == OUTBOX_ERROR_NONE && i < set.count; i++) {
@@ -174,29 +138,10 @@ static enum outbox_error find_slowest(struct erasure_round *round, int64_t *ret_
         if (position < slowest)
             slowest = position;
         sqlite3_reset(statement);
-        error = ended(code);
+        error = erasure_ended(code);
     }
     if (error == OUTBOX_ERROR_NONE)
         *ret_slowest = set.count > 0 ? slowest : -1;
-    return error;
-}
-
-/* ---- doing ---- */
-
-/* Has the writer go through what was found. After an error the counts say nothing. */
-static enum outbox_error work_off(struct erasure_round *round,
-                                  enum outbox_error (*work)(struct outbox *outbox, void *argument),
-                                  const struct erasure_hit *hits, size_t count)
-{
-    struct erasure_work pieces = {
-        .round = round, .hits = hits, .count = count, .now_ms = round->now_ms};
-    enum outbox_error error = OUTBOX_ERROR_NONE;
-
-    while (error == OUTBOX_ERROR_NONE && pieces.done < pieces.count) {
-        if (round->is_stopping(round->context))
-            return OUTBOX_ERROR_TRANSIENT;
-        error = round->have_done(round->context, work, &pieces);
-    }
     return error;
 }
 
@@ -228,14 +173,9 @@ static void release_last(struct last *last)
     free(last->hits);
 }
 
-static void free_hits(struct erasure_hit **hits)
-{
-    free(*hits);
-}
-
 /* Columns: id, raw_id, person, whether it is an account-delete. */
 static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64_t acknowledged,
-                     struct found *found, struct last *last)
+                     struct erasure_found *found, struct last *last)
 {
     struct erasure_hit hit = {.id = sqlite3_column_int64(statement, 0),
                               .raw_id = sqlite3_column_int64(statement, 1),
@@ -258,7 +198,8 @@ static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64
 }
 
 static enum outbox_error find_rows(struct erasure_round *round, sqlite3_stmt *statement,
-                                   int64_t acknowledged, struct found *found, struct last *last)
+                                   int64_t acknowledged, struct erasure_found *found,
+                                   struct last *last)
 {
     int looked = 0, code;
 
@@ -272,87 +213,30 @@ static enum outbox_error find_rows(struct erasure_round *round, sqlite3_stmt *st
         }
     }
     sqlite3_reset(statement);
-    found->over = looked < STEP_ROWS;
-    return ended(code);
+    found->over = looked < ERASURE_STEP_ROWS;
+    return erasure_ended(code);
 }
 
 static enum outbox_error erase_rows(struct erasure_round *round, int64_t acknowledged,
                                     struct last *last)
 {
     OUTBOX_STATEMENT(statement);
-    struct erasure_hit *hits __attribute__((cleanup(free_hits))) = calloc(STEP_ROWS, sizeof *hits);
-    struct found found = {.hits = hits};
+    struct erasure_hit *hits __attribute__((cleanup(erasure_free_hits))) =
+        calloc(ERASURE_STEP_ROWS, sizeof *hits);
+    struct erasure_found found = {.hits = hits};
     enum outbox_error error =
-        prepare(round, "SELECT id, raw_id, CASE WHEN erased_at_ms IS NULL THEN person END, "
-                       "type = 'account-delete' AND test = 0 FROM events WHERE id > ?1 ORDER BY id "
-                       "LIMIT " STRINGIZE(STEP_ROWS), &statement);
+        erasure_prepare(round,
+                        "SELECT id, raw_id, CASE WHEN erased_at_ms IS NULL THEN person END, "
+                        "type = 'account-delete' AND test = 0 FROM events WHERE id > ?1 ORDER BY "
+                        "id " ERASURE_LIMIT_ROWS,
+                        &statement);
 
     if (!hits)
         return OUTBOX_ERROR_TRANSIENT;
     while (error == OUTBOX_ERROR_NONE && !found.over) {
         error = find_rows(round, statement, acknowledged, &found, last);
         if (error == OUTBOX_ERROR_NONE)
-            error = work_off(round, erasure_rows, found.hits, found.count);
-        if (round->is_stopping(round->context))
-            return OUTBOX_ERROR_TRANSIENT;
-    }
-    return error;
-}
-
-/* ---- those who were erased before, and came again ---- */
-
-static enum outbox_error has_erased(struct erasure_round *round, bool *ret_any)
-{
-    OUTBOX_STATEMENT(statement);
-    enum outbox_error error = prepare(round, "SELECT 1 FROM erased LIMIT 1", &statement);
-    int code;
-
-    if (error != OUTBOX_ERROR_NONE)
-        return error;
-    code = sqlite3_step(statement);
-    *ret_any = code == SQLITE_ROW;
-    return ended(code);
-}
-
-static enum outbox_error find_followed(sqlite3_stmt *statement, int64_t acknowledged,
-                                       struct found *found)
-{
-    int looked = 0, code;
-
-    found->count = 0;
-    sqlite3_bind_int64(statement, 1, found->last_id);
-    sqlite3_bind_int64(statement, 2, acknowledged);
-    while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
-        looked++;
-        found->last_id = sqlite3_column_int64(statement, 0);
-        if (sqlite3_column_int(statement, 2))
-            found->hits[found->count++] = (struct erasure_hit){
-                .id = found->last_id, .raw_id = sqlite3_column_int64(statement, 1), .target = -1};
-    }
-    sqlite3_reset(statement);
-    found->over = looked < STEP_ROWS;
-    return ended(code);
-}
-
-static enum outbox_error follow(struct erasure_round *round, int64_t acknowledged)
-{
-    OUTBOX_STATEMENT(statement);
-    struct erasure_hit *hits __attribute__((cleanup(free_hits))) = calloc(STEP_ROWS, sizeof *hits);
-    struct found found = {.hits = hits, .last_id = round->followed_through};
-    enum outbox_error error = prepare(
-        round, "SELECT id, raw_id, erased_at_ms IS NULL AND "
-               "EXISTS (SELECT 1 FROM erased WHERE erased.person = events.person) "
-               "FROM events WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT " STRINGIZE(STEP_ROWS),
-                                                                                     &statement);
-
-    if (!hits)
-        return OUTBOX_ERROR_TRANSIENT;
-    while (error == OUTBOX_ERROR_NONE && !found.over) {
-        error = find_followed(statement, acknowledged, &found);
-        if (error == OUTBOX_ERROR_NONE)
-            error = work_off(round, erasure_rows, found.hits, found.count);
-        if (error == OUTBOX_ERROR_NONE)
-            round->followed_through = found.last_id;
+            error = erasure_work_off(round, erasure_rows, found.hits, found.count);
         if (round->is_stopping(round->context))
             return OUTBOX_ERROR_TRANSIENT;
     }
@@ -361,72 +245,26 @@ static enum outbox_error follow(struct erasure_round *round, int64_t acknowledge
 
 /* ---- bodies ---- */
 
-struct match {
-    struct erasure_round *round;
-    int target;
-};
-
-/* A sub is one for all apps of a team, so the app that a body is for does not matter. */
-static bool is_target(void *context, const char *text)
+/* A sub is one for all apps of a team; the app that a body is for matters where there is no team.
+ */
+static int find_in_targets(struct erasure_search *search, const char *text, bool *ret_found)
 {
-    struct match *match = context;
-    const struct erasure_round *round = match->round;
+    const struct erasure_round *round = search->round;
     unsigned char person[PERSON_BYTES];
 
     for (size_t i = 0; i < round->target_count; i++) {
         /* many targets are of one team; hashing once for each of them finds the same */
         if (i > 0 && strcmp(round->targets[i].team, round->targets[i - 1].team) == 0)
             continue;
-        if (identity_of_person(round->key, round->targets[i].team, "", text, person) < 0)
+        if (identity_of_person(round->key, round->targets[i].team, search->client_id, text,
+                               person) < 0)
             continue;
-        match->target = find_target(round, person);
-        if (match->target >= 0)
-            return true;
+        search->target = find_target(round, person);
+        *ret_found = search->target >= 0;
+        if (*ret_found)
+            break;
     }
-    return false;
-}
-
-/* Columns: id, body. */
-static enum outbox_error find_bodies(struct erasure_round *round, sqlite3_stmt *statement,
-                                     struct found *found)
-{
-    int looked = 0, code;
-
-    found->count = 0;
-    sqlite3_bind_int64(statement, 1, found->last_id);
-    while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
-        struct match match = {.round = round, .target = -1};
-        const char *body = sqlite3_column_blob(statement, 1);
-
-        looked++;
-        found->last_id = sqlite3_column_int64(statement, 0);
-        if (body &&
-            erasure_body_texts(body, (size_t)sqlite3_column_bytes(statement, 1), is_target, &match))
-            found->hits[found->count++] =
-                (struct erasure_hit){.id = found->last_id, .target = match.target};
-    }
-    sqlite3_reset(statement);
-    found->over = looked < STEP_BODIES;
-    return ended(code);
-}
-
-static enum outbox_error erase_bodies(struct erasure_round *round, const char *sql,
-                                      enum outbox_error (*work)(struct outbox *outbox,
-                                                                void *argument))
-{
-    OUTBOX_STATEMENT(statement);
-    struct erasure_hit hits[STEP_BODIES];
-    struct found found = {.hits = hits};
-    enum outbox_error error = prepare(round, sql, &statement);
-
-    while (error == OUTBOX_ERROR_NONE && !found.over) {
-        error = find_bodies(round, statement, &found);
-        if (error == OUTBOX_ERROR_NONE)
-            error = work_off(round, work, found.hits, found.count);
-        if (round->is_stopping(round->context))
-            return OUTBOX_ERROR_TRANSIENT;
-    }
-    return error;
+    return SQLITE_DONE;
 }
 
 static enum outbox_error erase_copies(struct erasure_round *round)
@@ -435,16 +273,23 @@ static enum outbox_error erase_copies(struct erasure_round *round)
         const char *sql;
         enum outbox_error (*work)(struct outbox *outbox, void *argument);
     } places[] = {
-        {"SELECT id, body FROM raw WHERE mixed = 1 AND id > ?1 ORDER BY id " LIMIT_BODIES,
+        {"SELECT id, body, (SELECT client_id FROM events WHERE events.id = raw.id) FROM raw "
+         "WHERE mixed = 1 AND id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
          erasure_bodies},
-        {"SELECT id, body FROM quarantine WHERE id > ?1 ORDER BY id " LIMIT_BODIES,
+        {"SELECT id, body, client_id FROM quarantine WHERE id > ?1 "
+         "ORDER BY id " ERASURE_LIMIT_BODIES,
          erasure_quarantined},
-        {"SELECT id, body FROM deferred WHERE id > ?1 ORDER BY id " LIMIT_BODIES, erasure_deferred},
+        {"SELECT id, body, client_id FROM deferred WHERE id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
+         erasure_deferred},
     };
     enum outbox_error error = OUTBOX_ERROR_NONE;
 
-    for (size_t i = 0; error == OUTBOX_ERROR_NONE && i < sizeof places / sizeof *places; i++)
-        error = erase_bodies(round, places[i].sql, places[i].work);
+    for (size_t i = 0; error == OUTBOX_ERROR_NONE && i < sizeof places / sizeof *places; i++) {
+        struct erasure_search search = {.round = round, .find = find_in_targets};
+        int64_t through = 0;
+
+        error = erasure_search(&search, places[i].sql, places[i].work, &through);
+    }
     return error;
 }
 
@@ -493,7 +338,7 @@ static enum outbox_error erase_targets(struct erasure_round *round, int64_t ackn
 enum outbox_error erasure_run(struct erasure_round *round)
 {
     int64_t slowest = -1;
-    bool automatic = false, any_erased = false;
+    bool automatic = false;
     enum outbox_error error;
 
     round->target_count = 0;
@@ -505,13 +350,11 @@ enum outbox_error erasure_run(struct erasure_round *round)
     automatic = error == OUTBOX_ERROR_NONE && slowest >= 0;
     if (automatic)
         error = find_acknowledged(round, slowest);
-    if (slowest < round->followed_through) /* a consumer went back */
-        slowest = round->followed_through;
+    if (slowest < round->followed.rows_through) /* a consumer went back */
+        slowest = round->followed.rows_through;
     if (error == OUTBOX_ERROR_NONE && round->target_count > 0)
         error = erase_targets(round, slowest);
     if (error == OUTBOX_ERROR_NONE && automatic)
-        error = has_erased(round, &any_erased);
-    if (error == OUTBOX_ERROR_NONE && automatic && any_erased)
-        error = follow(round, slowest);
+        error = erasure_follow(round, slowest);
     return error;
 }

@@ -282,6 +282,11 @@ static bool stopping_of(void *context)
     return is_stopping(context);
 }
 
+static bool team_of(void *context, const char *client_id, char ret_team[ERASURE_TEAM_BYTES])
+{
+    return sweeper_team_of(context, client_id, ret_team);
+}
+
 static void show_pending(struct sweeper *sweeper)
 {
     unsigned pending = 0;
@@ -450,6 +455,7 @@ static enum outbox_error erase(struct sweeper *sweeper)
     round->now_ms = clock_wall_ms();
     round->have_done = have_done_of;
     round->is_stopping = stopping_of;
+    round->team_of = team_of;
     round->context = sweeper;
     pthread_mutex_lock(&sweeper->lock);
     round->after_s = sweeper->erase_after_s;

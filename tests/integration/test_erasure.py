@@ -204,6 +204,52 @@ class TestErasure(unittest.TestCase):
             self.require_gone(daemon, person)
             self.assertEqual(len(daemon.query("SELECT * FROM erased")), 1)
 
+    def test_what_comes_later_and_becomes_no_row_follows_as_well(self):
+        person, neighbour = Person(self.apple), Person(self.apple)
+        settings = {"consumers": [{"name": "accounts"}], "erase_after_account_delete": "acked"}
+        again = {"type": "consent-revoked", **person.event("consent-revoked", event_time=1700000000000)}
+        with Daemon(self.apple, apps=APPS, settings=settings) as daemon:
+
+            def ids(table):
+                return [row["id"] for row in daemon.query(f"SELECT id FROM {table} ORDER BY id")]
+
+            for body in (person.body("consent-revoked", events=[again]), person.body("account-delete")):
+                self.assertEqual(daemon.post(body), (200, "accepted"))
+            self.ack(daemon, "accounts", 2)
+            wait_until(lambda: daemon.query("SELECT * FROM erased"), "the person is erased")
+            daemon.kill9()
+            daemon.start()
+            # expired on arrival, and nobody acknowledges what is in quarantine
+            for client_id in ("com.example.app", "com.example.web"):
+                self.assertEqual(daemon.post(person.body("email-enabled", client_id, now=time.time() - 3 * DAY)),
+                                 (200, "quarantined"))
+                del person.texts[-3]  # its jti stands nowhere but within the token
+            self.assertEqual(daemon.post(neighbour.body("email-enabled", now=time.time() - 3 * DAY)), (200, "quarantined"))
+            del neighbour.texts[-3]
+            gone = list(person.texts)
+            # the same sub of another team is somebody else
+            self.assertEqual(daemon.post(person.body("email-enabled", "com.example.other", now=time.time() - 3 * DAY)),
+                             (200, "quarantined"))
+            wait_until(lambda: ids("quarantine") == [3, 4], "quarantine follows")
+            wait_until(lambda: daemon.metrics().value("siwa_erasures_pending") == 0, "the log is emptied")
+            self.assertEqual([text for text in gone if on_disk(daemon, text)], [])
+            # a body about two people, in which this one's part was stored before: it goes when the other's is acknowledged
+            both = person.body("consent-revoked", events=[again] + [
+                {"type": "consent-revoked", **neighbour.event("consent-revoked", event_time=1700000000000 + number)}
+                for number in range(2)])
+            self.assertEqual(daemon.post(both), (200, "accepted"))
+            alone = {"type": "email-disabled", **neighbour.event("email-disabled")}
+            self.assertEqual(daemon.post(neighbour.body("email-disabled", events=[alone])), (200, "accepted"))
+            self.assertEqual(ids("raw"), [3, 5])
+            self.ack(daemon, "accounts", 3)  # not all of it
+            daemon.restart()  # a new process looks through all there is
+            probe = Person(self.apple)
+            self.assertEqual(self.erase(daemon, probe.sub, "--team", TEAM)["state"], "done")  # it has looked
+            self.assertEqual(ids("raw"), [3, 5])
+            self.ack(daemon, "accounts", 4)
+            wait_until(lambda: ids("raw") == [5], "the body follows")
+            self.assertEqual([bool(row["sub"]) for row in daemon.rows()], [False, False, True, True, True])
+
     def test_a_duration_counts_from_the_last_acknowledgement(self):
         harness.need("faketime")
         person = Person(self.apple)
