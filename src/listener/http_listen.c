@@ -16,7 +16,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BACKLOG   1024
 #define WHY_BYTES 256
 
 static void cleanup_close(int *fd)
@@ -101,7 +100,7 @@ static int listen_unix(const struct config_address *address, mode_t mode, char r
         return fail(errno, ret_why, "%s: cannot bind: %s", address->path, strerror(errno));
     if (lstat(address->path, &status) != 0 ||
         ((status.st_mode & 07777) != mode && chmod(address->path, mode) != 0) ||
-        listen(fd, BACKLOG) != 0) {
+        listen(fd, HTTP_BACKLOG) != 0) {
         r = fail(errno, ret_why, "%s: cannot listen: %s", address->path, strerror(errno));
         (void)unlink(address->path);
         return r;
@@ -136,7 +135,7 @@ static int listen_tcp(const struct config_address *address, char ret_why[WHY_BYT
          setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) != 0))
         return fail(errno, ret_why, "%s: cannot set up the socket: %s", address->text,
                     strerror(errno));
-    if (bind(fd, name, bytes) != 0 || listen(fd, BACKLOG) != 0)
+    if (bind(fd, name, bytes) != 0 || listen(fd, HTTP_BACKLOG) != 0)
         return fail(errno, ret_why, "%s: cannot listen: %s", address->text, strerror(errno));
     return take(&fd);
 }

@@ -17,6 +17,7 @@
 #define HTTP_HOST_MAX_BYTES    260
 #define HTTP_QUERIES_MAX       16
 #define HTTP_POOL_BYTES        16384 /* per connection: 8 KiB of headers and their records fit */
+#define HTTP_BACKLOG           4096 /* as net.core.somaxconn; beyond it, who comes has to try again */
 #define HTTP_TICK_MS           240
 #define HTTP_DRAIN_TICK_MS     25
 #define HTTP_PENDING_POLL_MS   10

@@ -1056,10 +1056,10 @@ END_TEST
  * full of it, each of them is spared for a while, and an honest client waits for all before it. */
 START_TEST(the_last_of_a_full_backlog_is_let_in_soon)
 {
-    const unsigned backlog = 4096, connections = 512; /* net.core.somaxconn; the default */
+    const unsigned connections = 512; /* the default */
 
-    ck_assert_uint_le(backlog / connections * INGRESS_SPARE_SILENT_MS, 2000);
-    ck_assert_uint_le(backlog / connections * INGRESS_SPARE_BUSY_MS, 2000);
+    ck_assert_uint_le(HTTP_BACKLOG / connections * INGRESS_SPARE_SILENT_MS, 2000);
+    ck_assert_uint_le(HTTP_BACKLOG / connections * INGRESS_SPARE_BUSY_MS, 2000);
     /* and a segment that was lost still comes in time (Linux's least RTO is 200 ms) */
     ck_assert_uint_gt(INGRESS_SPARE_BUSY_MS, 200);
 }
@@ -1362,6 +1362,30 @@ START_TEST(replaces_only_what_is_stale)
 }
 END_TEST
 
+/* Attack: a crowd that fills a short backlog. Then the kernel drops who comes, honest or not, and
+ * each tries again only after a second, and then after two, four. */
+START_TEST(listens_with_all_the_backlog_there_is)
+{
+    struct config_address address = {.kind = CONFIG_ADDRESS_TCP, .host = "127.0.0.1"};
+    struct tcp_info info = {0};
+    socklen_t bytes = sizeof(info);
+    char why[256] = "", text[32] = "";
+    FILE *limit = fopen("/proc/sys/net/core/somaxconn", "re");
+    unsigned long most;
+    int fd = http_listen(&address, 0, why);
+
+    ck_assert_ptr_nonnull(limit);
+    ck_assert_ptr_nonnull(fgets(text, sizeof(text), limit));
+    (void)fclose(limit);
+    most = strtoul(text, NULL, 10);
+    ck_assert_msg(fd >= 0, "%s", why);
+    ck_assert_int_eq(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &bytes), 0);
+    /* of a socket that listens: how many may wait */
+    ck_assert_uint_eq(info.tcpi_sacked, most < 4096 ? most : 4096);
+    close(fd);
+}
+END_TEST
+
 START_TEST(listens_on_tcp)
 {
     struct config_address address = {.kind = CONFIG_ADDRESS_TCP, .text = "there"};
@@ -1431,6 +1455,7 @@ int main(void)
     tcase_add_loop_test(tests, hard_stop_leaves_the_socket, 0, 4);
     tcase_add_test(tests, listens_with_exactly_the_mode);
     tcase_add_test(tests, replaces_only_what_is_stale);
+    tcase_add_test(tests, listens_with_all_the_backlog_there_is);
     tcase_add_test(tests, listens_on_tcp);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
