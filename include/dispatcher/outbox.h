@@ -102,7 +102,8 @@ enum outbox_error outbox_part_end(struct outbox *outbox, bool keep);
 
 /* Moves the WAL into the file when it has grown past OUTBOX_WAL_CHECKPOINT or is to be emptied;
  * SQLite's own automatic checkpoint is off, since it hides errors and delays the answers of the
- * commit it follows. Never waits for readers. Between two transactions; writer thread. */
+ * commit it follows. Never waits for readers; where one let nothing be moved it is tried again when
+ * the WAL has grown by OUTBOX_WAL_CHECKPOINT. Between two transactions; writer thread. */
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox);
 
 /* Asks that the WAL be moved into the file when it has grown past OUTBOX_WAL_SOON already, once,

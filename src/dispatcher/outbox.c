@@ -600,10 +600,16 @@ static enum outbox_error empty_wal(struct outbox *outbox)
     if (code == SQLITE_BUSY)
         return OUTBOX_ERROR_NONE;
     if (code == SQLITE_OK) {
-        outbox->wal_pages = outbox->wal_moved = 0;
+        outbox->wal_pages = outbox->wal_moved = outbox->wal_vain = 0;
         outbox->wal_emptied++;
     }
     return outbox_check(outbox, code);
+}
+
+/* A reader that stays lets no attempt get anywhere, and each is dearer the longer the WAL. */
+static bool rests_from_checkpoints(const struct outbox *outbox)
+{
+    return outbox->wal_vain > 0 && outbox->wal_pages - outbox->wal_vain < OUTBOX_WAL_CHECKPOINT;
 }
 
 enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
@@ -617,13 +623,16 @@ enum outbox_error outbox_checkpoint_if_due(struct outbox *outbox)
     outbox->wal_soon = false;
     if (outbox->wal_unwanted)
         return empty_wal(outbox);
-    if (outbox->wal_pages < outbox->wal_moved) /* it began anew */
-        outbox->wal_moved = 0;
-    if (outbox->wal_pages - outbox->wal_moved < due)
+    /* where it is shorter than it was it began anew */
+    if (outbox->wal_pages < outbox->wal_moved || outbox->wal_pages < outbox->wal_vain)
+        outbox->wal_moved = outbox->wal_vain = 0;
+    if (outbox->wal_pages - outbox->wal_moved < due || rests_from_checkpoints(outbox))
         return OUTBOX_ERROR_NONE;
     code = sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK) {
+        outbox->wal_vain = moved > outbox->wal_moved ? 0 : outbox->wal_pages;
         outbox->wal_moved = moved;
+    }
     return outbox_check(outbox, code);
 }
 

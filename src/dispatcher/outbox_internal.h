@@ -70,6 +70,7 @@ struct outbox {
     bool failed;   /* a fatal error was seen: nothing is written any more, not even a checkpoint */
     int wal_pages; /* in the WAL after the last commit; and how many of them are in the file */
     int wal_moved;
+    int wal_vain;      /* wal_pages when a checkpoint moved nothing; 0 where the last one did */
     bool wal_soon;     /* a short WAL is due as well, after the next commit */
     bool wal_unwanted; /* it is to be emptied after the next commit */
     uint64_t wal_emptied;

@@ -1256,6 +1256,80 @@ START_TEST(where_asked_a_short_wal_goes_into_the_file_once)
 }
 END_TEST
 
+static void checkpoint_soon(struct outbox *outbox)
+{
+    outbox_checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
+}
+
+/* Each attempt is dearer the longer the WAL, and while the reader stays none gets anywhere. */
+START_TEST(a_checkpoint_in_vain_is_not_tried_again_at_once)
+{
+    struct outbox *outbox = outbox_make();
+    unsigned number = 0;
+    sqlite3 *reader = NULL;
+    int seen, vain;
+
+    lengthen_wal(outbox, OUTBOX_WAL_SOON, 10, &number);
+    seen = outbox->wal_pages;
+    ck_assert_int_eq(sqlite3_open_v2(test_database, &reader, SQLITE_OPEN_READONLY, NULL),
+                     SQLITE_OK);
+    execute(reader, "BEGIN; SELECT * FROM outbox");
+    lengthen_wal(outbox, seen + OUTBOX_WAL_SOON, 10, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, seen); /* as far as it goes is not in vain */
+    execute(reader, "COMMIT; BEGIN; SELECT * FROM outbox");
+    seen = outbox->wal_pages;
+    lengthen_wal(outbox, seen + 1, 10, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, seen);
+    lengthen_wal(outbox, seen + OUTBOX_WAL_SOON, 10, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, seen);
+    vain = outbox->wal_pages;
+    ck_assert_int_eq(sqlite3_close(reader), SQLITE_OK);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, seen); /* though it could be moved by now */
+    lengthen_wal(outbox, vain + OUTBOX_WAL_CHECKPOINT - 200, 200, &number);
+    ck_assert_int_lt(outbox->wal_pages, vain + OUTBOX_WAL_CHECKPOINT);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, seen);
+    lengthen_wal(outbox, vain + OUTBOX_WAL_CHECKPOINT, 1, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
+    /* and then all is as it was */
+    lengthen_wal(outbox, 1, 1, &number);
+    ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
+    ck_assert_int_lt(outbox->wal_pages, OUTBOX_WAL_SOON); /* it began anew */
+    lengthen_wal(outbox, OUTBOX_WAL_SOON, 10, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
+    close_clean(outbox);
+}
+END_TEST
+
+START_TEST(a_wal_that_began_anew_elsewhere_is_not_rested_from)
+{
+    struct outbox *outbox = outbox_make();
+    unsigned number = 0;
+    sqlite3 *reader = NULL;
+
+    ck_assert_int_eq(sqlite3_open(test_database, &reader), SQLITE_OK);
+    execute(reader, "BEGIN; SELECT * FROM outbox");
+    lengthen_wal(outbox, 4 * OUTBOX_WAL_SOON, 200, &number);
+    checkpoint_soon(outbox);
+    checkpoint_soon(outbox);
+    ck_assert_int_lt(outbox->wal_moved, OUTBOX_WAL_SOON);
+    execute(reader, "COMMIT; PRAGMA wal_checkpoint(RESTART)");
+    ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
+    lengthen_wal(outbox, 2 * OUTBOX_WAL_SOON, 10, &number);
+    checkpoint_soon(outbox);
+    ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
+    ck_assert_int_eq(sqlite3_close(reader), SQLITE_OK);
+    close_clean(outbox);
+}
+END_TEST
+
 /* ---- reading ---- */
 
 START_TEST(a_reader_sees_each_commit_and_changes_nothing)
@@ -1400,6 +1474,8 @@ int main(void)
     tcase_add_test(tests, each_error_has_its_class);
     tcase_add_test(tests, the_wal_goes_into_the_file_when_it_has_grown);
     tcase_add_test(tests, where_asked_a_short_wal_goes_into_the_file_once);
+    tcase_add_test(tests, a_checkpoint_in_vain_is_not_tried_again_at_once);
+    tcase_add_test(tests, a_wal_that_began_anew_elsewhere_is_not_rested_from);
     tcase_add_test(tests, a_reader_sees_each_commit_and_changes_nothing);
     tcase_add_test(tests, a_reader_refuses_what_is_not_an_outbox);
     tcase_add_test(tests, a_long_check_can_be_stopped);
