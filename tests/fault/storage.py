@@ -26,6 +26,7 @@ import harness
 import ledger
 
 WAL_MIB = 64
+WATCHDOG_S = 3
 
 
 def check(condition, what):
@@ -86,7 +87,8 @@ class Run:
         data = folder / "data"
         data.mkdir()
         disk = fault_disk.Disk(data, folder / "faults")
-        with self.daemon(folder, data / "outbox.db", environment={**disk.environment, "WATCHDOG_USEC": "3000000"}) as daemon:
+        environment = {**disk.environment, "WATCHDOG_USEC": str(WATCHDOG_S * 1000000)}
+        with self.daemon(folder, data / "outbox.db", environment=environment) as daemon:
             daemon.start()
             for what, error, why in (("full", errno.ENOSPC, ["full"]), ("over quota", errno.EDQUOT, ["quota"]),
                                      ("read-only while it runs", errno.EROFS, ["ead-only"])):
@@ -99,25 +101,32 @@ class Run:
             self.hanging(daemon, disk)
             daemon.stop()
 
+    @staticmethod
+    def fed(daemon):
+        return daemon.notify_states().count("WATCHDOG=1")
+
     def hanging(self, daemon, disk):
         """One commit takes long: whoever waits is answered, the watchdog fed, and the event lands."""
         body = self.body()
         disk.strike("sync", delay_ms=self.seconds * 1000, at=1)
+        at_first, until = self.fed(daemon), time.monotonic() + self.seconds
         answer, seconds = self.post(daemon, body)
         self.slowest = max(self.slowest, seconds)
         check(answer == (503, "store_failed") and seconds < 4, f"a hanging commit: {answer} after {seconds:.1f} s")
-        # A look takes 2.5 s and a feed more: the last one must still fall into the hanging commit.
-        until, feeds, at_first = time.monotonic() + self.seconds - seconds - 3.5, None, None
-        while time.monotonic() < until:
-            now = daemon.notify_states().count("WATCHDOG=1")
-            check(now != feeds, "the watchdog starves while a commit hangs")
-            feeds, at_first = now, now if at_first is None else at_first
-            time.sleep(2.5)
+        at_last = self.fed(daemon)
+        # The watchdog would fire after WATCHDOG_S without a feed. The last look must end while the commit still hangs.
+        while time.monotonic() < until - WATCHDOG_S - 0.5:
+            before = at_last
+            give_up = time.monotonic() + WATCHDOG_S
+            while (at_last := self.fed(daemon)) == before:
+                check(time.monotonic() < give_up, "the watchdog starves while a commit hangs")
+                time.sleep(0.05)
             check("slow" in self.health(daemon, "commit").get("why", ""), "the health says nothing of a hanging commit")
             check(daemon.get("/healthz").status == 200, "a hanging commit counts as a hanging daemon")
+        check(at_last > at_first, "the watchdog was not seen to be fed while a commit hung")
         harness.wait_until(lambda: self.post(daemon, body)[0] == (200, "duplicate"), "the event lands")
         self.facts["seconds that one commit hung"] = self.seconds
-        self.facts["times that the watchdog was fed meanwhile"] = feeds - at_first
+        self.facts["times that the watchdog was fed meanwhile"] = at_last - at_first
 
     def staying(self, folder):
         """A reader stays in one transaction: the write-ahead log grows, which is told; it ends, and so does that."""
