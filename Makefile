@@ -34,7 +34,7 @@ DEPS_COV   := gcovr
 DEPS_SHOW  := chromium
 DEPS_DEB   := build-essential debhelper check
 DEPS_FUZZ  := clang-14 libclang-rt-14-dev
-DEPS_PROOF := python3-jwcrypto slowhttptest xfsprogs # and node with npm: tests/tools/install-node
+DEPS_PROOF := python3-jwcrypto slowhttptest xfsprogs e2fsprogs # and node with npm: tests/tools/install-node
 
 # Asked once, when the first file is compiled: `make check` may have to install pkg-config first.
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKG)))$(PKG_CFLAGS)
