@@ -79,8 +79,9 @@ enum outbox_error erasure_ask(struct outbox *outbox, const unsigned char person[
 enum outbox_error erasure_run(struct erasure_round *round);
 
 /* Calls on_text for each text in the claims of a body's token, also within texts that are JSON
- * themselves, until it returns true; returns whether it did. Nothing is verified. Pure. */
-bool erasure_body_texts(const char *body, size_t body_bytes,
-                        bool (*on_text)(void *context, const char *text), void *context);
+ * themselves, until it returns true: 1 where it did, 0 where not, or -ENOMEM, where some may not
+ * have been looked at. Nothing is verified. Pure. */
+int erasure_body_texts(const char *body, size_t body_bytes,
+                       bool (*on_text)(void *context, const char *text), void *context);
 
 #endif

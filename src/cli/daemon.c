@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "listener/control.h"
+#include "verifier/json_text.h"
 
 static int explain(const json_t *problem, unsigned status, char ret_why[DAEMON_WHY_BYTES])
 {
@@ -22,8 +23,9 @@ static int explain(const json_t *problem, unsigned status, char ret_why[DAEMON_W
 static int read_reply(const struct call_reply *reply, json_t **ret_answer, unsigned *ret_status,
                       char ret_why[DAEMON_WHY_BYTES])
 {
-    json_t *answer = json_loadb(reply->body, reply->body_bytes, JSON_REJECT_DUPLICATES, NULL);
+    json_t *answer = NULL;
 
+    (void)json_text_parse(reply->body, reply->body_bytes, &answer);
     if (reply->status == 200 && answer) {
         *ret_answer = answer;
         return 0;

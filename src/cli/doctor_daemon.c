@@ -12,6 +12,7 @@
 #include "doctor.h"
 #include "listener/outcome_advice.h"
 #include "support/clock.h"
+#include "verifier/json_text.h"
 
 /* GETs JSON of a listener of the daemon, NULL with a sentence where there is none. */
 static json_t *ask(const struct config_address *address, const char *path,
@@ -31,8 +32,8 @@ static json_t *ask(const struct config_address *address, const char *path,
                    address->kind == CONFIG_ADDRESS_TCP ? address->text : "localhost", path);
     if (call_send(&request, &reply, ret_why) < 0)
         return NULL;
-    json_t *answer = json_loadb(reply.body, reply.body_bytes, JSON_REJECT_DUPLICATES, NULL);
-    if (!answer)
+    json_t *answer = NULL;
+    if (json_text_parse(reply.body, reply.body_bytes, &answer) < 0)
         (void)snprintf(ret_why, CALL_WHY_BYTES, "the answer of %s is not ours", address->text);
     call_reply_release(&reply);
     return answer;

@@ -10,6 +10,7 @@
 #include "cli/signer.h"
 #include "doctor.h"
 #include "support/clock.h"
+#include "verifier/json_text.h"
 
 #define CHECK "outside.probe"
 #define WHAT  "a signed test notification"
@@ -52,10 +53,12 @@ static int sign(struct probe *probe)
 static json_t *key_set(const struct probe *probe)
 {
     char *text = NULL;
-    json_t *set = signer_key_set(probe->signer, &text) == 0 ? json_loads(text, 0, NULL) : NULL;
-    json_t *key = json_array_get(json_object_get(set, "keys"), 0);
+    json_t *set = NULL;
 
+    if (signer_key_set(probe->signer, &text) == 0)
+        (void)json_text_parse(text, strlen(text), &set);
     free(text);
+    json_t *key = json_array_get(json_object_get(set, "keys"), 0);
     if (json_object_set_new(key, "kid", json_string(probe->kid)) == 0)
         return set;
     json_decref(set);

@@ -1,9 +1,10 @@
-#include <jansson.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "dispatcher/erasure.h"
 #include "verifier/base64url.h"
+#include "verifier/json_text.h"
 #include "verifier/notification.h"
 
 #define NESTED_MAX 4 /* JSON in a text in JSON …; Apple has one level */
@@ -12,6 +13,7 @@ struct texts {
     bool (*on_text)(void *context, const char *text);
     void *context;
     int nested;
+    int error;
 };
 
 static bool each_text(json_t *value, struct texts *texts);
@@ -20,11 +22,14 @@ static bool each_text(json_t *value, struct texts *texts);
 static bool each_nested(const char *text, struct texts *texts)
 {
     bool stopped = false;
-    json_t *value;
+    json_t *value = NULL;
 
     if ((text[0] != '{' && text[0] != '[') || texts->nested == NESTED_MAX)
         return false;
-    value = json_loads(text, 0, NULL);
+    if (json_text_parse_lenient(text, strlen(text), &value) == -ENOMEM) {
+        texts->error = -ENOMEM;
+        return true;
+    }
     texts->nested++;
     if (value)
         stopped = each_text(value, texts);
@@ -56,36 +61,39 @@ static bool each_text(json_t *value, struct texts *texts)
 }
 
 /* The claims are the second of three parts. */
-static json_t *claims_of(const struct notification_token *token)
+static int claims_of(const struct notification_token *token, json_t **ret_claims)
 {
     const char *begin = memchr(token->text, '.', token->bytes);
     const char *end =
         begin ? memchr(begin + 1, '.', token->bytes - (size_t)(begin + 1 - token->text)) : NULL;
     size_t bytes = end ? (size_t)(end - begin) - 1 : 0;
     unsigned char *text = malloc(BASE64URL_DECODED_MAX(bytes) + 1);
-    json_t *claims = NULL;
+    int error = text ? -EINVAL : -ENOMEM;
 
     if (text && bytes > 0 &&
         base64url_decode(begin + 1, bytes, text, BASE64URL_DECODED_MAX(bytes), &bytes) == 0)
-        claims = json_loadb((const char *)text, bytes, 0, NULL);
+        error = json_text_parse_lenient((const char *)text, bytes, ret_claims);
     free(text);
-    return claims;
+    return error;
 }
 
-bool erasure_body_texts(const char *body, size_t body_bytes,
-                        bool (*on_text)(void *context, const char *text), void *context)
+int erasure_body_texts(const char *body, size_t body_bytes,
+                       bool (*on_text)(void *context, const char *text), void *context)
 {
     struct notification_token token = {.text = NULL};
     struct texts texts = {.on_text = on_text, .context = context};
     bool stopped = false;
-    json_t *claims;
+    json_t *claims = NULL;
+    enum verdict verdict = notification_find_token(body, body_bytes, &token);
 
-    if (notification_find_token(body, body_bytes, &token) != VERDICT_ACCEPTED)
-        return false;
-    claims = claims_of(&token);
+    if (verdict != VERDICT_ACCEPTED)
+        return verdict == VERDICT_INTERNAL ? -ENOMEM : 0;
+    texts.error = claims_of(&token, &claims);
     notification_token_release(&token);
-    if (claims)
+    if (texts.error == 0)
         stopped = each_text(claims, &texts);
     json_decref(claims);
-    return stopped;
+    if (texts.error == -ENOMEM)
+        return texts.error;
+    return stopped ? 1 : 0;
 }

@@ -60,14 +60,19 @@ static bool on_text(void *context, const char *text)
 
 static bool wants(struct erasure_search *search, sqlite3_stmt *statement)
 {
+    int found = 0;
     const char *body = sqlite3_column_blob(statement, 1);
     const char *client_id = (const char *)sqlite3_column_text(statement, 2);
 
     search->client_id = client_id ? client_id : "";
     search->target = -1;
     search->code = SQLITE_DONE;
-    return body &&
-           erasure_body_texts(body, (size_t)sqlite3_column_bytes(statement, 1), on_text, search);
+    if (body)
+        found =
+            erasure_body_texts(body, (size_t)sqlite3_column_bytes(statement, 1), on_text, search);
+    if (found < 0)
+        search->code = SQLITE_NOMEM;
+    return found > 0;
 }
 
 static enum outbox_error find_bodies(struct erasure_search *search, sqlite3_stmt *statement,

@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "fetch_attempt.h"
+#include "verifier/json_text.h"
 
 #define BUSY_RETRY_MS 20
 
@@ -95,7 +95,9 @@ static enum fetch_result judge_helper(struct fetch_attempt *attempt)
         return fetch_attempt_fail(attempt, FETCH_RESULT_CUT_SHORT,
                                   "%s closed without an answer; see the log of the fetch unit",
                                   attempt->source->path);
-    json_t *answer = json_loadb(attempt->text, attempt->bytes, JSON_REJECT_DUPLICATES, NULL);
+    json_t *answer = NULL;
+    if (json_text_parse(attempt->text, attempt->bytes, &answer) == -ENOMEM)
+        return fetch_attempt_fail(attempt, FETCH_RESULT_INTERNAL, "memory is out");
     const char *error = json_string_value(json_object_get(answer, "error"));
     enum fetch_result result = FETCH_RESULT_OK;
     if (error != NULL)

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,10 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void json_release(json_t **json)
-{
-    json_decref(*json);
-}
+#include "verifier/json_text.h"
 
 static void text_release(char **text)
 {
@@ -104,13 +100,10 @@ static int parse_keys(const json_t *keys, bool current, struct key_snapshot *sna
 int key_file_parse(const char *text, size_t text_bytes, struct key_snapshot **ret_snapshot,
                    char ret_why[JWKS_WHY_BYTES])
 {
-    json_error_t error;
-    json_t *root __attribute__((cleanup(json_release))) =
-        json_loadb(text, text_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (root == NULL)
-        return json_error_code(&error) == json_error_out_of_memory
-                   ? -ENOMEM
-                   : refuse(ret_why, "it is not one JSON object");
+    json_t *root __attribute__((cleanup(json_text_release))) = NULL;
+    int error = json_text_parse(text, text_bytes, &root);
+    if (error < 0)
+        return error == -ENOMEM ? error : refuse(ret_why, "it is not one JSON object");
 
     json_int_t version = 0, refreshed_s;
     json_t *distrusted, *keys;
@@ -153,7 +146,7 @@ static json_t *format_key(const struct key_record *record)
 
 int key_file_format(const struct key_snapshot *snapshot, char **ret_text)
 {
-    json_t *root __attribute__((cleanup(json_release))) =
+    json_t *root __attribute__((cleanup(json_text_release))) =
         json_pack("{s:i, s:I, s:[], s:[]}", "version", KEY_FILE_VERSION, "refreshed_s",
                   (json_int_t)snapshot->refreshed_s, "distrusted", "keys");
     if (root == NULL)

@@ -9,6 +9,7 @@
 
 #include "control_private.h"
 #include "support/clock.h"
+#include "verifier/json_text.h"
 
 #define DETAIL_BYTES 512
 
@@ -101,8 +102,9 @@ json_t *control_body(const struct http_request *request)
 {
     size_t bytes = 0;
     const char *body = http_request_body(request, &bytes);
+    json_t *document = NULL;
 
-    return body ? json_loadb(body, bytes, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    return body && json_text_parse(body, bytes, &document) == 0 ? document : NULL;
 }
 
 /* ---- requests that wait ---- */

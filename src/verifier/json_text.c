@@ -1,86 +1,128 @@
-#include "json_text.h"
+#include "verifier/json_text.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define PIECE_BYTES    64 /* what jansson reads on after memory was out */
+#define RESERVE_FACTOR 16
+#define RESERVE_BYTES  32768
+
+/* What jansson gets of an allocator that cannot fail. All that a text makes it ask for once memory
+ * is out: its buffer, twice as large (at most four times the text, in steps), the string and its
+ * key (twice), a table that grows (at most eight times), and what a piece can hold (64 objects of
+ * less than 300 bytes). */
+struct reserve {
+    unsigned char *memory;
+    size_t bytes, used;
+    bool memory_out;
+};
+
+/* Of the parse that the thread is in. jansson's allocator takes no argument by which it could find
+ * its parse. */
+static _Thread_local struct reserve *reserve;
+
+static void *take(size_t bytes)
+{
+    size_t aligned = (bytes + _Alignof(max_align_t) - 1) & ~(_Alignof(max_align_t) - 1);
+    unsigned char *memory = reserve->memory + reserve->used;
+
+    if (aligned < bytes || aligned > reserve->bytes - reserve->used)
+        abort(); /* better than jansson writing behind its buffer */
+    reserve->used += aligned;
+    return memory;
+}
+
+static void *allocate(size_t bytes)
+{
+    void *memory = reserve && reserve->memory_out ? NULL : malloc(bytes);
+
+    if (memory || !reserve)
+        return memory;
+    reserve->memory_out = true;
+    return take(bytes);
+}
+
+static void release(void *memory)
+{
+    uintptr_t at = (uintptr_t)memory;
+
+    if (reserve && at >= (uintptr_t)reserve->memory &&
+        at < (uintptr_t)reserve->memory + reserve->bytes)
+        return;
+    free(memory);
+}
+
+/* Before anybody uses jansson: what it allocated must not be released in another way. */
+__attribute__((constructor)) static void guard_jansson(void)
+{
+    json_set_alloc_funcs(allocate, release);
+}
 
 /* What is left of a text, handed to jansson piece by piece. */
 struct feed {
     const char *at;
     const char *end;
-    bool memory_out;
 };
 
-#define IN_NUMBER     1
-#define BESIDE_NUMBER 2
-
-/* A number begins or ends only between two characters of these two kinds; others are 0. */
-static const unsigned char number_edges[256] = {
-    ['-'] = IN_NUMBER,     ['0'] = IN_NUMBER,      ['1'] = IN_NUMBER,      ['2'] = IN_NUMBER,
-    ['3'] = IN_NUMBER,     ['4'] = IN_NUMBER,      ['5'] = IN_NUMBER,      ['6'] = IN_NUMBER,
-    ['7'] = IN_NUMBER,     ['8'] = IN_NUMBER,      ['9'] = IN_NUMBER,      [':'] = BESIDE_NUMBER,
-    [','] = BESIDE_NUMBER, ['['] = BESIDE_NUMBER,  [']'] = BESIDE_NUMBER,  ['}'] = BESIDE_NUMBER,
-    [' '] = BESIDE_NUMBER, ['\t'] = BESIDE_NUMBER, ['\r'] = BESIDE_NUMBER, ['\n'] = BESIDE_NUMBER,
-};
-
-/* The length of the longest beginning in which no number begins or ends, 1 to max. */
-static size_t up_to_edge_of_number(const char *text, size_t max)
-{
-    unsigned before = number_edges[(unsigned char)text[0]];
-    size_t bytes = 1;
-
-    for (; bytes < max; bytes++) {
-        unsigned here = number_edges[(unsigned char)text[bytes]];
-
-        if ((before ^ here) == (IN_NUMBER ^ BESIDE_NUMBER))
-            break;
-        before = here;
-    }
-    return bytes;
-}
-
-/* When its allocator fails, jansson drops single characters from a string, or reports a syntax
- * error; the one changes what Apple signed, the other refuses it for good. The allocator leaves
- * ENOMEM in errno, but jansson clears errno when it converts a number. So a piece ends wherever a
- * number may begin or end, and errno is looked at in between. */
 static size_t next_piece(void *buffer, size_t capacity, void *context)
 {
     struct feed *feed = context;
-    size_t left = (size_t)(feed->end - feed->at);
-    size_t bytes;
+    size_t bytes = (size_t)(feed->end - feed->at);
 
-    if (errno == ENOMEM)
-        feed->memory_out = true;
-    if (left == 0)
+    if (reserve->memory_out)
         return 0;
-    bytes = up_to_edge_of_number(feed->at, left < capacity ? left : capacity);
+    if (bytes > capacity)
+        bytes = capacity;
+    if (bytes > PIECE_BYTES)
+        bytes = PIECE_BYTES;
     memcpy(buffer, feed->at, bytes);
     feed->at += bytes;
     return bytes;
 }
 
-int json_text_parse(const char *text, size_t text_bytes, json_t **ret_value)
+static int parse(const char *text, size_t text_bytes, size_t flags, json_t **ret_value)
 {
-    struct feed feed = {.at = text};
-    int saved_errno = errno;
+    struct feed feed = {.at = text, .end = text + text_bytes};
+    struct reserve own = {.bytes = RESERVE_FACTOR * text_bytes + RESERVE_BYTES};
     json_t *value;
 
-    /* jansson swallows a NUL that follows a number or a literal: `{"a":1<NUL>}` would pass. */
-    if (text_bytes == 0 || memchr(text, '\0', text_bytes))
-        return -EINVAL;
-    feed.end = text + text_bytes;
-
-    errno = 0;
-    value = json_load_callback(next_piece, &feed, JSON_REJECT_DUPLICATES, NULL);
-    feed.memory_out |= errno == ENOMEM;
-    errno = saved_errno;
-    if (feed.memory_out) {
-        json_decref(value);
+    own.memory = malloc(own.bytes);
+    if (!own.memory)
         return -ENOMEM;
+    reserve = &own;
+    value = json_load_callback(next_piece, &feed, flags, NULL);
+    if (own.memory_out) {
+        json_decref(value);
+        value = NULL;
     }
+    reserve = NULL;
+    free(own.memory);
     if (!value)
-        return -EINVAL;
+        return own.memory_out ? -ENOMEM : -EINVAL;
     *ret_value = value;
     return 0;
+}
+
+/* jansson swallows a NUL that follows a number or a literal: `{"a":1<NUL>}` would pass. The bound
+ * keeps the reserve's size within size_t. */
+static bool can_parse(const char *text, size_t text_bytes)
+{
+    return text_bytes > 0 && text_bytes < SIZE_MAX / RESERVE_FACTOR - RESERVE_BYTES &&
+           !memchr(text, '\0', text_bytes);
+}
+
+int json_text_parse(const char *text, size_t text_bytes, json_t **ret_value)
+{
+    return can_parse(text, text_bytes) ? parse(text, text_bytes, JSON_REJECT_DUPLICATES, ret_value)
+                                       : -EINVAL;
+}
+
+int json_text_parse_lenient(const char *text, size_t text_bytes, json_t **ret_value)
+{
+    return can_parse(text, text_bytes) ? parse(text, text_bytes, 0, ret_value) : -EINVAL;
 }
 
 bool json_text_printable(const char *text, size_t text_bytes, size_t min, size_t max)

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json_text.h"
 #include "verifier/base64url.h"
+#include "verifier/json_text.h"
 
 #define MODULUS_TEXT_MAX BASE64URL_ENCODED(JWK_MODULUS_MAX_BYTES)
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json_text.h"
 #include "verifier/base64url.h"
+#include "verifier/json_text.h"
 
 #define SHA256_BYTES 32
 

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "json_flat.h"
-#include "json_text.h"
 #include "verifier/base64url.h"
+#include "verifier/json_text.h"
 
 /* event_time above this is in milliseconds, below it in seconds: as seconds it is the year 5138, as
  * milliseconds March 1973. */

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "../../src/verifier/json_flat.h"
-#include "../../src/verifier/json_text.h"
 #include "fuzz.h"
+#include "verifier/json_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);

@@ -78,7 +78,15 @@ class LintHouse(unittest.TestCase):
                                "const char *name(int i);\nconst char *name(int i) { return names[i]; }\n"), "")
         self.assertIn("uses time", build("#include <time.h>\nlong f(void) { return (long)time(0); }\n"))
         self.assertIn("variable count", build("static int count;\nint f(void) { return ++count; }\n"))
+        self.assertIn("variable reserve", build("static _Thread_local int reserve;\nint f(void) { return ++reserve; }\n"))
         self.assertIn("variable count", build("static int count = 7;\nint f(void) { return ++count; }\n"))
+
+    def test_who_reads_json_past_the_one_reader_is_named(self):
+        line = "json_t *f(const char *t);\njson_t *f(const char *t) { return json_loads(t, 0, NULL); }\n"
+        self.plant("src/verifier/json_text.c", line)
+        self.assertEqual(self.lint("json"), "")
+        self.plant("src/keys/x.c", line)
+        self.assertIn("src/keys/x.c:2: calls json_loads;", self.lint("json"))
 
     def test_a_version_without_news_is_named(self):
         self.plant("Makefile", "VERSION := 1.2.3\n")

@@ -17,7 +17,10 @@ static bool on_text(void *context, const char *text)
 static bool texts_of(const char *body)
 {
     seen[0] = '\0';
-    return erasure_body_texts(body, strlen(body), on_text, seen);
+    int found = erasure_body_texts(body, strlen(body), on_text, seen);
+
+    ck_assert_int_ge(found, 0);
+    return found;
 }
 
 static bool texts_of_claims(const char *claims)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../../src/verifier/json_flat.h"
-#include "../../src/verifier/json_text.h"
+#include "verifier/json_text.h"
 
 static const char apple_claims[] =
     "{\"iss\":\"https://appleid.apple.com\",\"aud\":\"com.example.app\",\"exp\":1700086400,"
