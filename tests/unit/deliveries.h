@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "dispatcher/delivery.h"
+#include "dispatcher/outbox.h"
 #include "dispatcher/policy.h"
 
 #define APP_PLAIN   "com.example.app" /* wants everything */
@@ -85,6 +86,19 @@ static inline struct delivery *delivery_of(struct policy *policy, const char *cl
         delivery_new(&judgement, policy, policy_find(policy, client_id), raw, strlen(raw), NOW_MS);
     ck_assert_ptr_nonnull(delivery);
     return delivery;
+}
+
+/* Adds it in a transaction of its own, and releases it; the verdict. */
+static inline enum verdict delivery_add(struct outbox *outbox, struct delivery *delivery)
+{
+    enum verdict verdict;
+
+    ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
+    ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
+    ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
+    verdict = delivery->verdict;
+    delivery_free(delivery);
+    return verdict;
 }
 
 /* One event: its number makes sub and time. */

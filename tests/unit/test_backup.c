@@ -162,15 +162,7 @@ static void tear_down(void)
 
 static enum verdict store_in(struct outbox *where, unsigned number)
 {
-    struct delivery *delivery = delivery_number(policy, number);
-    enum verdict verdict;
-
-    ck_assert_int_eq(outbox_begin(where), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_add(where, delivery), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_commit(where), OUTBOX_ERROR_NONE);
-    verdict = delivery->verdict;
-    delivery_free(delivery);
-    return verdict;
+    return delivery_add(where, delivery_number(policy, number));
 }
 
 static void store(unsigned number)

@@ -91,14 +91,7 @@ static struct delivery *unknown(const char *token, const char *padding, int64_t 
 /* Adds one in a transaction of its own; the verdict. */
 static enum verdict add(struct delivery *delivery)
 {
-    enum verdict verdict;
-
-    ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
-    verdict = delivery->verdict;
-    delivery_free(delivery);
-    return verdict;
+    return delivery_add(outbox, delivery);
 }
 
 /* Of a token that need not be one. */

@@ -46,19 +46,6 @@ static void close_clean(struct outbox *outbox)
     ck_assert_msg(error == 0, "%d: %s", error, why);
 }
 
-/* Adds one delivery in a transaction of its own, and gives its verdict. */
-static enum verdict store(struct outbox *outbox, struct delivery *delivery)
-{
-    enum verdict verdict;
-
-    ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
-    verdict = delivery->verdict;
-    delivery_free(delivery);
-    return verdict;
-}
-
 static int64_t number_of(struct outbox *outbox, const char *sql)
 {
     int64_t number = -1;
@@ -157,7 +144,7 @@ static void make_and_close(unsigned rows)
     struct outbox *outbox = outbox_make();
 
     for (unsigned i = 1; i <= rows; i++)
-        ck_assert_int_eq(store(outbox, delivery_number(policy, i)), VERDICT_ACCEPTED);
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, i)), VERDICT_ACCEPTED);
     close_clean(outbox);
 }
 
@@ -167,12 +154,12 @@ START_TEST(a_repeat_is_a_duplicate_also_after_a_restart)
 {
     struct outbox *outbox = outbox_make();
 
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
     close_clean(outbox);
     outbox = outbox_make();
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM outbox"), 2);
     close_clean(outbox);
 }
@@ -210,13 +197,13 @@ START_TEST(a_test_row_is_outside_of_everything)
     struct outbox_state before, after;
     int64_t received_ms = 0;
 
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     ck_assert_int_eq(outbox_reader_open(test_database, &reader, why), 0);
     ck_assert_int_eq(outbox_reader_state(reader, &before), 0);
     ck_assert_int_eq(outbox_reader_test(reader, "probe-1", &received_ms), -ENOENT);
     for (int i = 0; i < 2; i++) { /* nor is it ever a duplicate */
-        ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-1")), VERDICT_ACCEPTED);
-        ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-2")), VERDICT_ACCEPTED);
+        ck_assert_int_eq(delivery_add(outbox, delivery_test(policy, "probe-1")), VERDICT_ACCEPTED);
+        ck_assert_int_eq(delivery_add(outbox, delivery_test(policy, "probe-2")), VERDICT_ACCEPTED);
     }
     ck_assert_int_eq(outbox_reader_state(reader, &after), 0);
     ck_assert_mem_eq(&before, &after, sizeof before);
@@ -235,12 +222,12 @@ START_TEST(a_test_row_is_outside_of_everything)
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events a JOIN events b ON a.rowid + 1 "
                                        "= b.rowid WHERE a.test = 1 AND a.jti < b.jti"),
                      2);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
     ck_assert_int_eq(number_of(outbox, "SELECT max(id) FROM outbox"), 2);
     outbox_reader_close(reader);
     close_clean(outbox);
     outbox = outbox_make(); /* and such a database is as good as any */
-    ck_assert_int_eq(store(outbox, delivery_test(policy, "probe-3")), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_test(policy, "probe-3")), VERDICT_ACCEPTED);
     close_clean(outbox);
 }
 END_TEST
@@ -318,12 +305,13 @@ START_TEST(a_row_holds_what_apple_said)
     struct outbox_reader *reader = NULL;
 
     ck_assert_int_eq(
-        store(outbox, delivery_of(policy, APP_PLAIN, "j1",
-                                  EVENT("account-deleted", "s1",
-                                        ",\"email\":\"a@example.com\",\"is_private_email\":true"))),
+        delivery_add(outbox,
+                     delivery_of(policy, APP_PLAIN, "j1",
+                                 EVENT("account-deleted", "s1",
+                                       ",\"email\":\"a@example.com\",\"is_private_email\":true"))),
         VERDICT_ACCEPTED);
     ck_assert_int_eq(
-        store(outbox, delivery_of(policy, APP_PLAIN, "j2", "{\"type\":\"something-new\"}")),
+        delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j2", "{\"type\":\"something-new\"}")),
         VERDICT_ACCEPTED);
     ck_assert_int_eq(outbox_reader_open(test_database, &reader, why), 0);
     ck_assert_int_eq(outbox_reader_rows(reader, 0, 1, first_row, NULL), 1);
@@ -343,10 +331,11 @@ START_TEST(a_row_knows_its_person)
 {
     struct outbox *outbox = outbox_make();
 
-    store(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
-    store(outbox, delivery_of(policy, APP_NO_MAIL, "j2", EVENT("account-deleted", "s1", "")));
-    store(outbox, delivery_of(policy, APP_PLAIN, "j3", EVENT("account-deleted", "s2", "")));
-    store(outbox, delivery_of(policy, APP_PLAIN, "j4", "{\"type\":\"something-new\"}"));
+    delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
+    delivery_add(outbox,
+                 delivery_of(policy, APP_NO_MAIL, "j2", EVENT("account-deleted", "s1", "")));
+    delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j3", EVENT("account-deleted", "s2", "")));
+    delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j4", "{\"type\":\"something-new\"}"));
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events WHERE length(person) = 16"), 3);
     ck_assert_int_eq(number_of(outbox, "SELECT count(DISTINCT person) FROM events"), 2);
     ck_assert_int_eq(number_of(outbox, "SELECT id FROM events WHERE person IS NULL"), 4);
@@ -361,12 +350,14 @@ START_TEST(a_body_about_two_people_is_marked)
 {
     struct outbox *outbox = outbox_make();
 
-    store(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
-    store(outbox, delivery_of(policy, APP_PLAIN, "j2",
-                              "[" EVENT("account-deleted", "s2", "") "," EVENT("x", "s2", "") "]"));
-    store(outbox, delivery_of(policy, APP_PLAIN, "j3",
-                              "[" EVENT("account-deleted", "s1", "") ",{\"type\":\"y\"}," EVENT(
-                                  "account-deleted", "s3", "") "]"));
+    delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j1", EVENT("account-deleted", "s1", "")));
+    delivery_add(outbox,
+                 delivery_of(policy, APP_PLAIN, "j2",
+                             "[" EVENT("account-deleted", "s2", "") "," EVENT("x", "s2", "") "]"));
+    delivery_add(outbox,
+                 delivery_of(policy, APP_PLAIN, "j3",
+                             "[" EVENT("account-deleted", "s1", "") ",{\"type\":\"y\"}," EVENT(
+                                 "account-deleted", "s3", "") "]"));
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM raw"), 3);
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM raw WHERE mixed = 1"), 1);
     ck_assert_int_eq(number_of(outbox, "SELECT id FROM raw WHERE mixed = 1"), 4);
@@ -395,7 +386,7 @@ START_TEST(an_id_is_never_given_twice)
     make_and_close(3);
     tamper("DELETE FROM events; DELETE FROM raw");
     outbox = outbox_make();
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 9)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 9)), VERDICT_ACCEPTED);
     ck_assert_int_eq(number_of(outbox, "SELECT id FROM outbox"), 4);
     ck_assert_int_eq(number_of(outbox, "SELECT last_id FROM outbox_state"), 4);
     close_clean(outbox);
@@ -429,13 +420,15 @@ START_TEST(what_an_app_ignores_leaves_no_trace)
     struct outbox *outbox = outbox_make();
     const char *event = EVENT("email-disabled", "s1", ",\"email\":\"a@example.com\"");
 
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_NO_MAIL, "j1", event)), VERDICT_IGNORED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_NO_MAIL, "j1", event)),
+                     VERDICT_IGNORED);
     ck_assert_int_eq(number_of(outbox, "SELECT (SELECT count(*) FROM events) + (SELECT count(*) "
                                        "FROM seen) + (SELECT count(*) FROM raw) + (SELECT count(*) "
                                        "FROM apps)"),
                      0);
     /* another app wants it; and the first would have it, were its setting another */
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_PLAIN, "j1", event)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_PLAIN, "j1", event)),
+                     VERDICT_ACCEPTED);
     close_clean(outbox);
 }
 END_TEST
@@ -450,10 +443,11 @@ START_TEST(of_several_events_the_strongest_counts)
         "consent-revoked", "s1", "") "," EVENT("account-delete", "s1", "") "]";
     struct delivery *delivery;
 
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_NO_MAIL, "a", mail)), VERDICT_IGNORED);
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_NO_MAIL, "b", mail_and_consent)),
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_NO_MAIL, "a", mail)),
+                     VERDICT_IGNORED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_NO_MAIL, "b", mail_and_consent)),
                      VERDICT_ACCEPTED);
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_NO_MAIL, "c", mail_and_consent)),
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_NO_MAIL, "c", mail_and_consent)),
                      VERDICT_DUPLICATE);
     delivery = delivery_of(policy, APP_NO_MAIL, "d", three);
     ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
@@ -491,14 +485,14 @@ START_TEST(a_late_one_follows_the_setting_unless_it_is_a_repeat)
         struct policy *rules = policy_make(cases[i].setting);
         struct outbox *outbox = outbox_make();
 
-        ck_assert_int_eq(store(outbox, delivery_number(rules, 1)), VERDICT_ACCEPTED);
-        ck_assert_int_eq(store(outbox, late(rules, 1)), VERDICT_DUPLICATE);
-        ck_assert_int_eq(store(outbox, late(rules, 2)), cases[i].verdict);
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(rules, 1)), VERDICT_ACCEPTED);
+        ck_assert_int_eq(delivery_add(outbox, late(rules, 1)), VERDICT_DUPLICATE);
+        ck_assert_int_eq(delivery_add(outbox, late(rules, 2)), cases[i].verdict);
         ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM events"), cases[i].events);
         ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM quarantine"),
                          cases[i].quarantined);
         /* what was not stored is not taken for known when it comes in time */
-        ck_assert_int_eq(store(outbox, delivery_number(rules, 2)),
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(rules, 2)),
                          cases[i].events == 2 ? VERDICT_DUPLICATE : VERDICT_ACCEPTED);
         close_clean(outbox);
         policy_unref(rules);
@@ -514,16 +508,18 @@ START_TEST(a_late_repeat_of_a_partly_ignored_one_is_a_duplicate)
         "[" EVENT("email-enabled", "s1", "") "," EVENT("consent-revoked", "s1", "") "]";
     struct outbox *outbox = outbox_make();
 
-    ck_assert_int_eq(store(outbox, delivery_of(policy, APP_NO_MAIL, "a", events)),
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_NO_MAIL, "a", events)),
                      VERDICT_ACCEPTED);
-    ck_assert_int_eq(store(outbox, as_quarantined(delivery_of(policy, APP_NO_MAIL, "a", events),
-                                                  QUARANTINE_REASON_EXPIRED)),
-                     VERDICT_DUPLICATE);
+    ck_assert_int_eq(
+        delivery_add(outbox, as_quarantined(delivery_of(policy, APP_NO_MAIL, "a", events),
+                                            QUARANTINE_REASON_EXPIRED)),
+        VERDICT_DUPLICATE);
     /* lateness comes before policy */
-    ck_assert_int_eq(store(outbox, as_quarantined(delivery_of(policy, APP_NO_MAIL, "b",
-                                                              EVENT("email-enabled", "s2", "")),
-                                                  QUARANTINE_REASON_EXPIRED)),
-                     VERDICT_QUARANTINED);
+    ck_assert_int_eq(
+        delivery_add(outbox, as_quarantined(delivery_of(policy, APP_NO_MAIL, "b",
+                                                        EVENT("email-enabled", "s2", "")),
+                                            QUARANTINE_REASON_EXPIRED)),
+        VERDICT_QUARANTINED);
     close_clean(outbox);
 }
 END_TEST
@@ -546,12 +542,14 @@ START_TEST(quarantine_knows_a_token_again_in_any_wrapping)
                                   "{\"x\":2, \"payload\" : \"a.b.c\"}"};
 
     for (int i = 0; i < 3; i++)
-        ck_assert_int_eq(store(outbox, with_body(late(policy, 7), bodies[i])), VERDICT_QUARANTINED);
+        ck_assert_int_eq(delivery_add(outbox, with_body(late(policy, 7), bodies[i])),
+                         VERDICT_QUARANTINED);
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM quarantine"), 1);
-    ck_assert_int_eq(store(outbox, with_body(as_quarantined(delivery_number(policy, 8),
-                                                            QUARANTINE_REASON_UNKNOWN_ISSUER),
-                                             "{\"payload\":\"a.b.d\"}")),
-                     VERDICT_QUARANTINED);
+    ck_assert_int_eq(
+        delivery_add(outbox, with_body(as_quarantined(delivery_number(policy, 8),
+                                                      QUARANTINE_REASON_UNKNOWN_ISSUER),
+                                       "{\"payload\":\"a.b.d\"}")),
+        VERDICT_QUARANTINED);
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM quarantine WHERE reason = "
                                        "'unknown_issuer' AND client_id = '" APP_PLAIN "'"),
                      1);
@@ -574,11 +572,11 @@ START_TEST(quarantine_is_bounded_and_pushes_nothing_out)
         delivery_free(delivery);
     }
     ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(store(outbox, late(policy, 5000)), VERDICT_BUSY);
-    ck_assert_int_eq(store(outbox, late(policy, 1)), VERDICT_QUARANTINED);
+    ck_assert_int_eq(delivery_add(outbox, late(policy, 5000)), VERDICT_BUSY);
+    ck_assert_int_eq(delivery_add(outbox, late(policy, 1)), VERDICT_QUARANTINED);
     close_clean(outbox);
     outbox = outbox_make(); /* the bound survives a restart */
-    ck_assert_int_eq(store(outbox, late(policy, 5000)), VERDICT_BUSY);
+    ck_assert_int_eq(delivery_add(outbox, late(policy, 5000)), VERDICT_BUSY);
     ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM quarantine"), OUTBOX_QUARANTINE_ROWS);
     ck_assert_int_eq(number_of(outbox, "SELECT min(id) FROM quarantine"), 1);
     close_clean(outbox);
@@ -599,7 +597,7 @@ START_TEST(quarantine_is_bounded_in_bytes)
 
         snprintf(body, 9, "%08u", i);
         body[8] = 'x';
-        verdict = store(outbox, with_body(late(policy, i), body));
+        verdict = delivery_add(outbox, with_body(late(policy, i), body));
         stored += verdict == VERDICT_QUARANTINED;
         full += verdict == VERDICT_BUSY;
     }
@@ -615,9 +613,9 @@ START_TEST(what_has_no_identity_is_quarantined)
 {
     struct outbox *outbox = outbox_make();
 
-    ck_assert_int_eq(
-        store(outbox, delivery_of(policy, APP_PLAIN, NULL, "{\"type\":\"consent-revoked\"}")),
-        VERDICT_QUARANTINED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_of(policy, APP_PLAIN, NULL,
+                                                      "{\"type\":\"consent-revoked\"}")),
+                     VERDICT_QUARANTINED);
     ck_assert_int_eq(
         number_of(outbox, "SELECT count(*) FROM quarantine WHERE reason = 'events_unclear'"), 1);
     close_clean(outbox);
@@ -653,7 +651,7 @@ START_TEST(a_rollback_takes_everything_back)
                                        "FROM seen) + (SELECT count(*) FROM raw) + (SELECT count(*) "
                                        "FROM quarantine) + (SELECT last_id FROM state)"),
                      0);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     ck_assert_int_eq(number_of(outbox, "SELECT id FROM outbox"), 1);
     delivery_free(first);
     delivery_free(second);
@@ -676,8 +674,8 @@ START_TEST(last_accepted_survives_a_restart)
     int apps = 0;
 
     delivery->received_at_ms = NOW_MS + 5;
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
-    ck_assert_int_eq(store(outbox, delivery), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery), VERDICT_ACCEPTED);
     close_clean(outbox);
     ck_assert_int_eq(outbox_reader_open(test_database, &reader, why), 0);
     ck_assert_int_eq(outbox_reader_last_accepted(reader, count_app, &apps), 0);
@@ -736,7 +734,7 @@ START_TEST(the_group_reads_and_nobody_else)
 
         umask(masks[i]);
         outbox = outbox_make();
-        ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
         ck_assert_uint_eq(mode_of(""), 0640);
         ck_assert_uint_eq(mode_of("-wal"), 0640);
         ck_assert_uint_eq(mode_of("-shm"), 0640);
@@ -1022,7 +1020,7 @@ START_TEST(what_a_dead_process_left_is_made_durable_before_anything_else)
     ck_assert_int_ge(child, 0);
     if (child == 0) {
         outbox = outbox_make();
-        store(outbox, delivery_number(policy, 1));
+        delivery_add(outbox, delivery_number(policy, 1));
         _exit(0);
     }
     waitpid(child, NULL, 0);
@@ -1033,7 +1031,7 @@ START_TEST(what_a_dead_process_left_is_made_durable_before_anything_else)
     ck_assert_int_eq(outbox_query_number(db, "SELECT count(*) FROM events", &rows), SQLITE_OK);
     ck_assert_int_eq(rows, 1);
     sqlite3_close(db);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_DUPLICATE);
     close_clean(outbox);
 }
 END_TEST
@@ -1057,7 +1055,7 @@ START_TEST(a_full_disk_passes)
 {
     struct outbox *outbox = outbox_make();
 
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     atomic_store(&write_error, ENOSPC);
     ck_assert_int_eq(try_store(outbox, 2), OUTBOX_ERROR_TRANSIENT);
     ck_assert_str_eq(outbox_error_kind(outbox), "full");
@@ -1065,7 +1063,7 @@ START_TEST(a_full_disk_passes)
     atomic_store(&write_error, EDQUOT);
     ck_assert_msg(try_store(outbox, 2) == OUTBOX_ERROR_TRANSIENT, "%s", outbox_error_text(outbox));
     atomic_store(&write_error, 0);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
     ck_assert_int_eq(number_of(outbox, "SELECT max(id) FROM outbox"), 2);
     close_clean(outbox);
 }
@@ -1112,7 +1110,7 @@ START_TEST(a_broken_disk_does_not_pass_for_the_full_one_before)
 {
     struct outbox *outbox = outbox_make();
 
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     atomic_store(&write_error, EDQUOT);
     ck_assert_int_ne(
         sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL),
@@ -1231,7 +1229,7 @@ START_TEST(the_wal_goes_into_the_file_when_it_has_grown)
     ck_assert_int_eq(outbox_checkpoint_if_due(outbox), OUTBOX_ERROR_NONE);
     ck_assert_int_eq(stat(test_database, &after), 0);
     ck_assert_int_gt(after.st_size, before.st_size);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
     ck_assert_int_lt(outbox->wal_pages, OUTBOX_WAL_CHECKPOINT); /* it began anew */
     close_clean(outbox);
 }
@@ -1299,7 +1297,7 @@ START_TEST(a_checkpoint_in_vain_is_not_tried_again_at_once)
     ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
     /* and then all is as it was */
     lengthen_wal(outbox, 1, 1, &number);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
     ck_assert_int_lt(outbox->wal_pages, OUTBOX_WAL_SOON); /* it began anew */
     lengthen_wal(outbox, OUTBOX_WAL_SOON, 10, &number);
     checkpoint_soon(outbox);
@@ -1321,7 +1319,7 @@ START_TEST(a_wal_that_began_anew_elsewhere_is_not_rested_from)
     checkpoint_soon(outbox);
     ck_assert_int_lt(outbox->wal_moved, OUTBOX_WAL_SOON);
     execute(reader, "COMMIT; PRAGMA wal_checkpoint(RESTART)");
-    ck_assert_int_eq(store(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, ++number)), VERDICT_ACCEPTED);
     lengthen_wal(outbox, 2 * OUTBOX_WAL_SOON, 10, &number);
     checkpoint_soon(outbox);
     ck_assert_int_eq(outbox->wal_moved, outbox->wal_pages);
@@ -1342,7 +1340,7 @@ START_TEST(a_reader_sees_each_commit_and_changes_nothing)
     ck_assert_int_eq(outbox_reader_open(test_database, &reader, why), 0);
     version = outbox_reader_data_version(reader);
     ck_assert_int_eq(outbox_reader_data_version(reader), version);
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     ck_assert_int_ne(outbox_reader_data_version(reader), version);
     ck_assert_int_eq(outbox_reader_state(reader, &state), 0);
     ck_assert_int_eq(state.generation, NOW_MS / 1000);
@@ -1396,11 +1394,11 @@ START_TEST(a_reader_in_a_transaction_delays_no_stop_for_long_and_loses_nothing)
     struct outbox *outbox = outbox_make();
     sqlite3 *reader = NULL;
 
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
     ck_assert_int_eq(sqlite3_open_v2(test_database, &reader, SQLITE_OPEN_READONLY, NULL),
                      SQLITE_OK);
     execute(reader, "BEGIN; SELECT * FROM outbox");
-    ck_assert_int_eq(store(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 2)), VERDICT_ACCEPTED);
     ck_assert_int_eq(outbox_close(outbox, why), -EBUSY);
     sqlite3_close(reader);
     outbox = outbox_make();

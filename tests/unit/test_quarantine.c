@@ -52,14 +52,7 @@ static void tear_down(void)
 /* In a transaction of its own, while there is no writer yet; the verdict. */
 static enum verdict add(struct delivery *delivery)
 {
-    enum verdict verdict;
-
-    ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_add(outbox, delivery), OUTBOX_ERROR_NONE);
-    ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
-    verdict = delivery->verdict;
-    delivery_free(delivery);
-    return verdict;
+    return delivery_add(outbox, delivery);
 }
 
 static struct delivery *late(unsigned number)
