@@ -54,9 +54,9 @@ struct erasure_round {
     void *context;
 
     /* kept from round to round; zero at first */
-    struct {
-        int64_t rows_through, bodies_through, quarantine_through; /* ids that were looked at */
-    } followed;                                                   /* for people of `erased` */
+    struct { /* ids that were looked at for people of `erased` */
+        int64_t rows_through, bodies_through, quarantine_through;
+    } followed;
 
     /* found */
     struct erasure_target targets[ERASURE_TARGETS_MAX]; /* in the order of their hashes */

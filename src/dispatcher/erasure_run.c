@@ -256,9 +256,11 @@ static int find_in_targets(struct erasure_search *search, const char *text, bool
         /* many targets are of one team; hashing once for each of them finds the same */
         if (i > 0 && strcmp(round->targets[i].team, round->targets[i - 1].team) == 0)
             continue;
-        if (identity_of_person(round->key, round->targets[i].team, search->client_id, text,
-                               person) < 0)
-            continue;
+        int error =
+            identity_of_person(round->key, round->targets[i].team, search->client_id, text, person);
+
+        if (error < 0)
+            return error == -EINVAL ? SQLITE_DONE : SQLITE_NOMEM; /* as in erasure_follow */
         search->target = find_target(round, person);
         *ret_found = search->target >= 0;
         if (*ret_found)

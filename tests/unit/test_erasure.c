@@ -2,6 +2,7 @@
  * a database and time: tests/integration/test_erasure.py. */
 #include "deliveries.h"
 #include "dispatcher/erasure.h"
+#include "memory_faults.h"
 #include "verifier/base64url.h"
 
 static char seen[4096];
@@ -85,6 +86,44 @@ START_TEST(what_is_no_body_has_no_texts)
 }
 END_TEST
 
+/* Without assertions, which need memory. */
+static bool is_s1(void *context, const char *text)
+{
+    (void)context;
+    return strcmp(text, "s1") == 0;
+}
+
+/* Else a body would be kept as one without the person, and the erasure would say that it is done.
+ */
+START_TEST(a_body_without_memory_is_not_one_without_texts)
+{
+    const char *claims = "{\"events\":\"[{\\\"sub\\\":\\\"s1\\\"}]\"}";
+    char payload[256], bodies[2][300];
+    unsigned long failures = 0;
+
+    base64url_encode((const unsigned char *)claims, strlen(claims), payload);
+    snprintf(bodies[0], sizeof bodies[0], "{\"payload\":\"e30.%s.AAAA\"}", payload);
+    /* which is read in another way */
+    snprintf(bodies[1], sizeof bodies[1], "{ \"payload\": \"e30.%s.AAAA\" }", payload);
+    for (size_t at = 0; at < 4; at++) {
+        bool failed = true;
+
+        for (unsigned long i = 1; failed; i++) {
+            const char *body = bodies[at / 2];
+            int found;
+
+            memory_faults_arm(i, at % 2);
+            found = erasure_body_texts(body, strlen(body), is_s1, NULL);
+            failed = memory_faults_disarm();
+            ck_assert_msg(found == 1 || (failed && found == -ENOMEM), "allocation %lu: %d", i,
+                          found);
+            failures += found == -ENOMEM;
+        }
+    }
+    ck_assert_uint_gt(failures, 10);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("erasure");
@@ -95,6 +134,11 @@ int main(void)
     tcase_add_test(texts, finds_texts_at_any_depth);
     tcase_add_test(texts, stops_at_the_first_that_is_wanted);
     tcase_add_test(texts, what_is_no_body_has_no_texts);
+    if (MEMORY_FAULTS_WORK)
+        tcase_add_test(texts, a_body_without_memory_is_not_one_without_texts);
+    else
+        printf("SKIP a_body_without_memory_is_not_one_without_texts: the sanitizer has its own "
+               "allocator\n");
     suite_add_tcase(suite, texts);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
