@@ -51,10 +51,14 @@ static bool fetches_its_first_keys(const struct doctor *doctor)
 {
     char why[CALL_WHY_BYTES];
     json_t *answer = ask(&doctor->config->control, "/v1/state", why);
-    const json_t *attempts = json_object_get(json_object_get(answer, "refresh"), "attempts");
-    /* One that remembers keys from before may fetch none for an hour. */
+    const json_t *refresh = json_object_get(answer, "refresh");
+    const json_t *attempts = json_object_get(refresh, "attempts");
+    /* One that remembers keys from before may fetch none for an hour. Keys that were just fetched
+     * are usable before they are in the file that is looked at next: as long as the attempt is in
+     * flight, it is not over. */
     bool first = json_is_integer(attempts) && json_integer_value(attempts) == 0 &&
-                 !json_is_true(json_object_get(json_object_get(answer, "keys"), "usable"));
+                 (!json_is_true(json_object_get(json_object_get(answer, "keys"), "usable")) ||
+                  json_is_true(json_object_get(refresh, "in_flight")));
 
     json_decref(answer);
     return first;

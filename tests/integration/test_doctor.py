@@ -363,12 +363,12 @@ class TestHere(DoctorCase):
         server.close()
 
     @contextlib.contextmanager
-    def another_control(self, state):
-        """A control socket that answers everything with this: its address, and whoever asked."""
+    def another_control(self, *states):
+        """A control socket that answers with these in turn, then always with the last: its address, and what was asked."""
         with tempfile.TemporaryDirectory(prefix="siwa-skew-") as folder, socket.socket(socket.AF_UNIX) as other:
             other.bind(f"{folder}/control.sock")
             other.listen(8)
-            asked, stop, body = [], threading.Event(), json.dumps(state)
+            asked, stop = [], threading.Event()
 
             def answer():
                 while not stop.is_set():
@@ -376,6 +376,7 @@ class TestHere(DoctorCase):
                         connection = other.accept()[0]
                         with connection:
                             if request := connection.recv(4096):
+                                body = json.dumps(states[min(len(asked), len(states) - 1)])
                                 asked.append(request.split(b" ")[1].decode())
                                 connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n"
                                                    f"Connection: close\r\n\r\n{body}".encode())
@@ -398,6 +399,16 @@ class TestHere(DoctorCase):
             daemon.settings["control"] = address
             self.findings(daemon)
             self.assertEqual(asked, ["/v1/state"] * 2)  # for its keys, for its version
+
+    def test_keys_that_are_not_in_their_file_yet_are_waited_for(self):
+        """Fresh keys are usable a moment before the attempt that fetched them is over."""
+        under_way = {"version": "99.9.9", "keys": {"usable": True}, "refresh": {"attempts": 0, "in_flight": True}}
+        over = {**under_way, "refresh": {"attempts": 1, "in_flight": False}}
+        with self.another_control(under_way, under_way, over) as (address, asked), \
+                Daemon(self.apple, settings=self.settings()) as daemon:
+            daemon.settings["control"] = address
+            self.findings(daemon)
+            self.assertEqual(asked, ["/v1/state"] * 4)  # three times for its keys, once for its version
 
     def test_history(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
