@@ -98,13 +98,36 @@ void control_answer_no_memory(struct control *control, struct http_request *requ
     http_request_answer(request, control->out_of_memory);
 }
 
-json_t *control_body(const struct http_request *request)
+static int unpack(json_t *document, const char *format, va_list arguments)
+{
+    json_error_t error;
+
+    if (json_vunpack_ex(document, &error, 0, format, arguments) == 0)
+        return 0;
+    return json_error_code(&error) == json_error_out_of_memory ? -ENOMEM : -EINVAL;
+}
+
+int control_unpack_body(struct control *control, struct http_request *request,
+                        json_t **ret_document, const char *format, ...)
 {
     size_t bytes = 0;
     const char *body = http_request_body(request, &bytes);
     json_t *document = NULL;
+    int error = body ? json_text_parse(body, bytes, &document) : -EINVAL;
+    va_list arguments;
 
-    return body && json_text_parse(body, bytes, &document) == 0 ? document : NULL;
+    va_start(arguments, format);
+    if (error == 0)
+        error = unpack(document, format, arguments);
+    va_end(arguments);
+    if (error == 0) {
+        *ret_document = document;
+        return 0;
+    }
+    json_decref(document);
+    if (error == -ENOMEM)
+        control_answer_no_memory(control, request);
+    return error;
 }
 
 /* ---- requests that wait ---- */

@@ -271,28 +271,20 @@ static void post_change(struct control *control, struct http_request *request, c
                                strerror(-error));
 }
 
-/* The number that is the only member of the body; -1 where it is anything else. */
-static int64_t only_number(const struct http_request *request, const char *member)
-{
-    json_t *document = control_body(request);
-    const json_t *number = json_object_get(document, member);
-    int64_t value = json_is_integer(number) && json_object_size(document) == 1
-                        ? json_integer_value(number)
-                        : -1;
-
-    json_decref(document);
-    return value;
-}
-
 static void change_position(struct control *control, struct http_request *request,
                             const char *member, bool seek)
 {
-    int64_t to = only_number(request, member);
+    json_t *document = NULL;
+    json_int_t to = -1;
     struct consumer consumer;
 
     if (!find(control, request, &consumer))
         return;
-    if (to < 0) {
+    int error = control_unpack_body(control, request, &document, "{s:I !}", member, &to);
+    json_decref(document);
+    if (error == -ENOMEM)
+        return;
+    if (error < 0 || to < 0) {
         control_answer_problem(control, request, &problem_request,
                                "the body must be {\"%s\": ID}, an id of a row, and nothing else",
                                member);

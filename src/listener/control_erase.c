@@ -118,14 +118,16 @@ static const char *complaint(const char *team, const char *client_id, const char
 
 void control_post_erase(struct control *control, struct http_request *request)
 {
-    json_t *document = control_body(request);
+    json_t *document = NULL;
     const char *team = NULL, *client_id = NULL, *sub = NULL, *wrong = NULL;
     char team_of_app[ERASURE_TEAM_BYTES];
     json_int_t wait_s = CONTROL_ERASE_WAIT_S;
-    bool understood = document && control->settings.sweeper &&
-                      json_unpack(document, "{s?:s,s?:s,s:s,s?:I !}", "team", &team, "client_id",
-                                  &client_id, "sub", &sub, "wait_s", &wait_s) == 0;
+    int error = control_unpack_body(control, request, &document, "{s?:s,s?:s,s:s,s?:I !}", "team",
+                                    &team, "client_id", &client_id, "sub", &sub, "wait_s", &wait_s);
 
+    if (error == -ENOMEM)
+        return;
+    bool understood = error == 0 && control->settings.sweeper;
     if (understood)
         wrong = complaint(team, client_id, sub, wait_s);
     if (!understood || wrong)

@@ -218,12 +218,13 @@ static void distrust(struct control *control, struct http_request *request, cons
 
 void control_post_distrust(struct control *control, struct http_request *request)
 {
-    json_t *document = control_body(request);
+    json_t *document = NULL;
     const char *kid = NULL;
+    int error = control_unpack_body(control, request, &document, "{s:s !}", "kid", &kid);
 
-    if (document && json_unpack(document, "{s:s !}", "kid", &kid) == 0)
+    if (error == 0)
         distrust(control, request, kid);
-    else
+    else if (error != -ENOMEM)
         control_answer_problem(control, request, &problem_request,
                                "the body must be {\"kid\": \"…\"} and nothing else");
     json_decref(document);

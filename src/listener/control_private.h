@@ -43,8 +43,11 @@ void control_answer_problem_with(struct control *control, struct http_request *r
 /* Answers that memory is out; needs none. */
 void control_answer_no_memory(struct control *control, struct http_request *request);
 
-/* The body as JSON without repeated members; a new reference, or NULL where it is none. */
-json_t *control_body(const struct http_request *request);
+/* Takes the body apart by a format of json_unpack. 0 with a reference in *ret_document, which holds
+ * the strings that were found. -EINVAL where it is no JSON, repeats a member, or is of another
+ * form. -ENOMEM where memory is out: then that was answered. */
+int control_unpack_body(struct control *control, struct http_request *request,
+                        json_t **ret_document, const char *format, ...);
 
 /* ---- requests that wait ---- */
 

@@ -25,6 +25,9 @@ static _Thread_local struct {
     bool failed;        /* whether one did fail */
 } memory_faults;
 
+/* From this many bytes on no allocation of any thread succeeds; 0: all do. */
+static _Atomic size_t memory_faults_from_bytes;
+
 /* From now on allocation number fail of this thread fails, and all after it if from_then_on. */
 static inline void memory_faults_arm(unsigned long fail, bool from_then_on)
 {
@@ -49,8 +52,12 @@ void *malloc(size_t bytes);
 void *calloc(size_t count, size_t bytes);
 void *realloc(void *memory, size_t bytes);
 
-static bool memory_faults_strike(void)
+static bool memory_faults_strike(size_t bytes)
 {
+    if (memory_faults_from_bytes != 0 && bytes >= memory_faults_from_bytes) {
+        errno = ENOMEM;
+        return true;
+    }
     if (memory_faults.fail == 0)
         return false;
     memory_faults.seen++;
@@ -64,17 +71,17 @@ static bool memory_faults_strike(void)
 
 void *malloc(size_t bytes)
 {
-    return memory_faults_strike() ? NULL : __libc_malloc(bytes);
+    return memory_faults_strike(bytes) ? NULL : __libc_malloc(bytes);
 }
 
 void *calloc(size_t count, size_t bytes)
 {
-    return memory_faults_strike() ? NULL : __libc_calloc(count, bytes);
+    return memory_faults_strike(count * bytes) ? NULL : __libc_calloc(count, bytes);
 }
 
 void *realloc(void *memory, size_t bytes)
 {
-    return memory_faults_strike() ? NULL : __libc_realloc(memory, bytes);
+    return memory_faults_strike(bytes) ? NULL : __libc_realloc(memory, bytes);
 }
 #endif
 

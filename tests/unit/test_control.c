@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "memory_faults.h"
 #include "rooms.h"
 
 #define NOBODY 65534
@@ -471,6 +472,32 @@ START_TEST(a_long_body_is_refused)
 }
 END_TEST
 
+/* What cannot be read for want of memory is not called wrong: the same body is good later. */
+START_TEST(a_body_without_memory_to_read_it_may_come_again)
+{
+    static const char *const bodies[][2] = {
+        {"/v1/keys/distrust", "{\"kid\": \"key-two\""},
+        {"/v1/consumers/accounts/ack", "{\"through\": 0"},
+        {"/v1/consumers/accounts/seek", "{\"to\": 0"},
+        {"/v1/erase", "{\"team\": \"AAAAAAAAAA\", \"sub\": \"nobody\""},
+        {"/v1/probe", "{\"keys\": []"},
+    };
+    static char body[CONTROL_BODY_MAX_BYTES];
+
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        (void)snprintf(body, sizeof body, "%s%*s", bodies[i][1], CONTROL_BODY_MAX_BYTES - 200, "}");
+        memory_faults_from_bytes = 64 * 1024; /* the reserve of such a long text has more */
+        ask_in_vain("POST", bodies[i][0], body, 503, "/problems/out-of-memory");
+        memory_faults_from_bytes = 0;
+    }
+    json_t *keys = ask("GET", "/v1/keys", NULL);
+    ck_assert_uint_eq(json_array_size(json_object_get(keys, "distrusted_unknown")), 0);
+    json_decref(keys);
+    (void)snprintf(body, sizeof body, "%s%*s", bodies[0][1], CONTROL_BODY_MAX_BYTES - 200, "}");
+    json_decref(ask("POST", bodies[0][0], body));
+}
+END_TEST
+
 /* ---- the key of a test notification ---- */
 
 static char *set_of(const char *kid)
@@ -700,6 +727,8 @@ int main(void)
     tcase_add_test(usual, a_full_list_is_told);
     tcase_add_test(usual, a_kid_that_cannot_be_saved_is_told);
     tcase_add_test(usual, a_long_body_is_refused);
+    if (MEMORY_FAULTS_WORK)
+        tcase_add_test(usual, a_body_without_memory_to_read_it_may_come_again);
     tcase_add_test(usual, a_key_is_armed_and_its_row_is_looked_for);
     tcase_add_test(usual, what_is_not_one_key_of_that_name_is_not_armed);
     tcase_add_test(usual, a_kid_that_is_published_is_not_armed);
