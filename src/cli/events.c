@@ -27,7 +27,8 @@
 struct listing {
     struct outbox_reader *reader;
     const char *consumer, *command; /* NULL where not given */
-    int64_t after;                  /* the last id that was shown */
+    int64_t after;                  /* the cursor: as given, then the last id that was shown */
+    int64_t batch_after;            /* the cursor at the begin of the batch under way */
     int64_t left;                   /* of --limit; negative for no limit */
     int64_t raw_id;                 /* of the last body that was shown */
     bool json, follow, raw;
@@ -126,10 +127,35 @@ static int print_row(struct listing *listing, const struct outbox_row *row)
     return listing->json ? cli_print_json(event_json(row)) : print_line(row);
 }
 
+/* Rows that are gone must not be passed over in silence. Within on_row, the state is of the same
+ * moment as the rows. Without a cursor the oldest row there is comes first. 0 or -errno, explained.
+ */
+static int require_unpruned(const struct listing *listing)
+{
+    struct outbox_state state;
+    int error;
+
+    if (listing->after < 0)
+        return 0;
+    error = outbox_reader_state(listing->reader, &state);
+    if (error < 0)
+        cli_error(events_name, "the outbox cannot be read: %s", strerror(-error));
+    if (error < 0 || state.pruned_through <= listing->after)
+        return error;
+    cli_error(events_name,
+              "rows above %lld were removed: rows up to %lld are gone; go on from there",
+              (long long)listing->after, (long long)state.pruned_through);
+    return -ESTALE;
+}
+
 static bool on_row(void *context, const struct outbox_row *row)
 {
     struct listing *listing = context;
 
+    if (listing->after == listing->batch_after)
+        listing->error = require_unpruned(listing);
+    if (listing->error < 0)
+        return false;
     errno = 0;
     listing->error = print_row(listing, row);
     if (listing->error < 0)
@@ -149,7 +175,10 @@ static int show_rows(struct listing *listing)
             wanted = (unsigned)listing->left;
         if (wanted == 0 || events_stop)
             break;
+        listing->batch_after = listing->after;
         int shown = outbox_reader_rows(listing->reader, listing->after, wanted, on_row, listing);
+        if (shown == 0)
+            listing->error = require_unpruned(listing);
         if (listing->error < 0)
             return listing->error;
         if (shown < 0)
@@ -321,6 +350,8 @@ static bool options_fit(const struct listing *listing)
         wrong = "--raw and --json exclude each other";
     else if (listing->command && !listing->consumer)
         wrong = "--exec acknowledges: it needs --consumer NAME";
+    else if (listing->command && listing->command[strspn(listing->command, " \t\n")] == '\0')
+        wrong = "--exec takes a command: an empty one would acknowledge everything";
     else if (listing->command && listing->json)
         wrong = "--exec gives JSON anyway: leave out --json";
     else if (listing->consumer && listing->after >= 0)
@@ -337,7 +368,7 @@ int cli_events(int argc, char **argv)
     struct listing listing = {.after = -1, .left = -1};
     const char *config_file = CONFIG_DEFAULT_FILE;
     const struct cli_option options[] = {
-        cli_number("after", "ID", "only events after this one (default 0)", &listing.after, 0,
+        cli_number("after", "ID", "only events after this one (default: all)", &listing.after, 0,
                    INT64_MAX),
         cli_text("consumer", "NAME", "what this consumer has not acknowledged", &listing.consumer),
         cli_text("exec", "COMMAND", "run it for each event, and acknowledge what exits 0",
@@ -356,7 +387,5 @@ int cli_events(int argc, char **argv)
         return code;
     if (!options_fit(&listing))
         return CLI_USAGE;
-    if (listing.after < 0)
-        listing.after = 0;
     return events(config_file, &listing);
 }

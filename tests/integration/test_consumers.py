@@ -380,6 +380,35 @@ class Configured(unittest.TestCase):
             self.assertEqual(daemon.control("POST", "/v1/consumers/accounts/ack", '{"through": 3}').status, 200)
             self.assertEqual(daemon.control("GET", "/v1/events?consumer=accounts").status, 200)
 
+    def test_events_does_not_pass_over_rows_that_were_pruned(self):
+        """The command says of a cursor of one's own what the control socket answers with 410."""
+        apple = Apple()
+        with Daemon(apple) as daemon:
+            for _ in range(4):
+                daemon.post(apple.body(apple.notification()))
+            daemon.stop()
+            with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+                connection.execute("DELETE FROM events WHERE id <= 3")
+                connection.execute("UPDATE state SET pruned_through = 3")
+
+            def shown(*options, check=0):
+                done = daemon.command("events", "--json", *options, check=check)
+                return [json.loads(line)["id"] for line in done.stdout.splitlines()], done.stderr
+
+            for options in (["--after", 0], ["--after", 2], ["--after", 2, "--limit", 1], ["--after", 2, "--follow"]):
+                ids, error = shown(*options, check=1)
+                self.assertEqual(ids, [], options)
+                self.assertIn("rows up to 3 are gone", error)
+            self.assertEqual(shown("--after", 3)[0], [4])
+            self.assertEqual(shown()[0], [4])  # without a cursor the oldest comes first
+            self.assertEqual(shown("--limit", 1, "--follow")[0], [4])
+            with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+                connection.execute("DELETE FROM events")
+                connection.execute("UPDATE state SET pruned_through = 4")
+            self.assertIn("rows up to 4 are gone", shown("--after", 3, check=1)[1])  # where none is left, too
+            self.assertEqual(shown("--after", 4)[0], [])
+            self.assertEqual(shown()[0], [])
+
 
 if __name__ == "__main__":
     unittest.main()

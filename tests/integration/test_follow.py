@@ -136,9 +136,11 @@ class Exec(Command):
         done = self.daemon.command("events", "--consumer", "no-such", "--exec", "true", "--follow", check=1)
         self.assertIn("No consumer of this name is configured", done.stderr)
         for options in (["--exec", "true"], ["--consumer", "accounts", "--after", "1"], ["--raw", "--json"],
-                        ["--consumer", "a/../b"], ["--consumer", "accounts", "--exec", "true", "--json"]):
+                        ["--consumer", "a/../b"], ["--consumer", "accounts", "--exec", "true", "--json"],
+                        ["--consumer", "accounts", "--exec", ""], ["--consumer", "accounts", "--exec", " "]):
             with self.subTest(options=options):
                 self.assertEqual(self.daemon.command("events", *options).returncode, 2)
+        self.assertEqual(self.position(), 0)  # `--exec "$UNSET"` acknowledges nothing
         self.daemon.stop()
         done = self.daemon.command("events", "--consumer", "accounts", check=1)
         self.assertIn("the daemon is not running", done.stderr)
