@@ -62,6 +62,7 @@ struct erasure_round {
     struct erasure_target targets[ERASURE_TARGETS_MAX]; /* in the order of their hashes */
     size_t target_count;
     struct erasure_counts counts; /* of everybody, those who are followed too */
+    bool marked;                  /* see erasure_mark */
     bool more;                    /* there were more people than one round takes */
 };
 
@@ -69,6 +70,11 @@ struct erasure_round {
  * thread. */
 enum outbox_error erasure_ask(struct outbox *outbox, const unsigned char person[PERSON_BYTES],
                               const char *team, int64_t now_ms);
+
+/* Marks the database: text that was erased may stand in the WAL, also after a restart; or takes the
+ * mark away. In a transaction, writer thread. */
+enum outbox_error erasure_mark(struct outbox *outbox);
+enum outbox_error erasure_unmark(struct outbox *outbox, void *unused);
 
 /* Erases whoever is asked for and, as erase_after_account_delete says, whose account-delete was
  * acknowledged, with whatever came later for those who were erased before: rows and their bodies

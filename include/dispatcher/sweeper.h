@@ -38,7 +38,8 @@ struct sweeper_swept {
  * log: when it was erased, and when the log was emptied at last. */
 struct sweeper_erased {
     struct erasure_counts counts;
-    bool gone; /* from the log, too */
+    bool earlier; /* an erasure before this start, whose counts are not known, is among them */
+    bool gone;    /* from the log, too */
 };
 
 struct sweeper_settings {

@@ -185,16 +185,33 @@ static void on_swept(void *context, const struct sweeper_swept *swept)
               log_text("why", swept->why ? swept->why : ""));
 }
 
+/* What a run before this one left in the write-ahead log; how much it was is not known any more. */
+static void tell_earlier(bool gone)
+{
+    log_write(gone ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
+              gone
+                  ? "what was erased before the start stands nowhere any more"
+                  : "a reader keeps what was erased before the start in the write-ahead log; it is "
+                    "tried again until that reader ends its transaction",
+              NULL);
+}
+
 static void on_erased(void *context, const struct sweeper_erased *erased)
 {
+    const struct erasure_counts *counts = &erased->counts;
+
     (void)context;
+    if (erased->earlier)
+        tell_earlier(erased->gone);
+    if (counts->rows + counts->raw + counts->deferred + counts->quarantined == 0)
+        return;
     log_event(erased->gone ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
               erased->gone ? "erased; the text stands nowhere any more"
                            : "erased, but a reader keeps the text in the write-ahead log; it is "
                              "tried again until that reader ends its transaction",
-              log_number("rows", erased->counts.rows), log_number("raw", erased->counts.raw),
-              log_number("deferred", erased->counts.deferred),
-              log_number("quarantined", erased->counts.quarantined));
+              log_number("rows", counts->rows), log_number("raw", counts->raw),
+              log_number("deferred", counts->deferred),
+              log_number("quarantined", counts->quarantined));
 }
 
 static void on_progress(void *context)

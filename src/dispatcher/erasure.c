@@ -22,6 +22,28 @@ enum outbox_error erasure_ask(struct outbox *outbox, const unsigned char person[
     return outbox_check(outbox, outbox_step(insert));
 }
 
+/* The mark is a row of nobody: no hash is empty. */
+#define MARK "x''"
+
+enum outbox_error erasure_mark(struct outbox *outbox)
+{
+    OUTBOX_STATEMENT(insert);
+    enum outbox_error error =
+        outbox_prepare(outbox, "INSERT OR IGNORE INTO erasing VALUES (" MARK ", '', 0)", &insert);
+
+    return error == OUTBOX_ERROR_NONE ? outbox_check(outbox, outbox_step(insert)) : error;
+}
+
+enum outbox_error erasure_unmark(struct outbox *outbox, void *unused)
+{
+    OUTBOX_STATEMENT(remove);
+    enum outbox_error error =
+        outbox_prepare(outbox, "DELETE FROM erasing WHERE person = " MARK, &remove);
+
+    (void)unused;
+    return error == OUTBOX_ERROR_NONE ? outbox_check(outbox, outbox_step(remove)) : error;
+}
+
 /* The counts that a hit belongs to are those of its target and those of the round. */
 static void count(const struct erasure_work *work, const struct erasure_hit *hit,
                   const struct erasure_counts *more)

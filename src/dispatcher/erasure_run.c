@@ -51,6 +51,10 @@ static enum outbox_error find_asked(struct erasure_round *round)
     int code = SQLITE_DONE;
 
     while (error == OUTBOX_ERROR_NONE && (code = sqlite3_step(statement)) == SQLITE_ROW) {
+        if (sqlite3_column_bytes(statement, 0) == 0) {
+            round->marked = true;
+            continue;
+        }
         if (round->target_count == ERASURE_TARGETS_MAX) {
             round->more = true;
             break;
@@ -344,7 +348,7 @@ enum outbox_error erasure_run(struct erasure_round *round)
     enum outbox_error error;
 
     round->target_count = 0;
-    round->more = false;
+    round->more = round->marked = false;
     memset(&round->counts, 0, sizeof round->counts);
     error = find_asked(round);
     if (error == OUTBOX_ERROR_NONE && round->after_s != CONFIG_ERASE_OFF)

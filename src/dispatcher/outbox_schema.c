@@ -92,7 +92,8 @@ static const struct {
      "digest BLOB NOT NULL UNIQUE, body BLOB NOT NULL) STRICT"},
     {"table", "refreshes",
      "CREATE TABLE refreshes (number INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT"},
-    /* Whom an operator asked to erase, until it is done. */
+    /* Whom an operator asked to erase, until it is done. An empty person is the mark of
+     * erasure_mark. */
     {"table", "erasing",
      "CREATE TABLE erasing (person BLOB PRIMARY KEY, team TEXT NOT NULL, since_ms INTEGER NOT "
      "NULL) "

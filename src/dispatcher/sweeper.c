@@ -59,7 +59,8 @@ struct sweeper {
     bool unreadable; /* as last told */
     struct erasure_round round;
     int64_t look_ms; /* monotonic: when it may look again for who is to be erased */
-    bool erasing;    /* something was erased that may stand in the WAL */
+    bool erasing;    /* something was erased that may stand in the WAL: the database is marked */
+    bool earlier;    /* before this start, too */
     bool emptying;   /* the WAL is to be emptied */
     bool told_pending;
     uint64_t emptied; /* as often as the WAL was when emptying began */
@@ -301,15 +302,29 @@ static void show_pending(struct sweeper *sweeper)
     metrics_set(sweeper->erasures_pending, pending);
 }
 
+struct marked {
+    enum outbox_error (*work)(struct outbox *outbox, void *argument);
+    void *argument;
+};
+
+static enum outbox_error work_marked(struct outbox *outbox, void *argument)
+{
+    const struct marked *marked = argument;
+    enum outbox_error error = erasure_mark(outbox);
+
+    return error == OUTBOX_ERROR_NONE ? marked->work(outbox, marked->argument) : error;
+}
+
 /* From the first row on, until the WAL was emptied after the last. */
 static enum outbox_error have_done_of(
     void *context, enum outbox_error (*work)(struct outbox *outbox, void *argument), void *argument)
 {
     struct sweeper *sweeper = context;
+    struct marked marked = {.work = work, .argument = argument};
 
     sweeper->erasing = true;
     show_pending(sweeper);
-    return have_done(sweeper, work, argument);
+    return have_done(sweeper, work_marked, &marked);
 }
 
 /* The reader and the key, opened when they are first needed. */
@@ -461,7 +476,11 @@ static enum outbox_error erase(struct sweeper *sweeper)
     round->after_s = sweeper->erase_after_s;
     pthread_mutex_unlock(&sweeper->lock);
     if (error == OUTBOX_ERROR_NONE) {
+        bool erasing = sweeper->erasing;
+
         error = erasure_run(round);
+        sweeper->earlier = sweeper->earlier || (round->marked && !erasing);
+        sweeper->erasing = sweeper->erasing || round->marked;
         settle_round(sweeper);
     }
     if (error == OUTBOX_ERROR_NONE)
@@ -483,9 +502,10 @@ static enum outbox_error try_emptying(struct outbox *outbox, void *argument)
 
 static void tell_erased(struct sweeper *sweeper, bool gone)
 {
-    const struct sweeper_erased erased = {.counts = sweeper->leaving, .gone = gone};
+    const struct sweeper_erased erased = {
+        .counts = sweeper->leaving, .earlier = sweeper->earlier, .gone = gone};
 
-    if (any_counts(&erased.counts))
+    if (erased.earlier || any_counts(&erased.counts))
         sweeper->settings.on_erased(sweeper->settings.context, &erased);
 }
 
@@ -495,7 +515,7 @@ static void end_emptying(struct sweeper *sweeper)
     struct sweeper_erasure **link = &sweeper->erasures;
 
     tell_erased(sweeper, true);
-    sweeper->emptying = sweeper->erasing = sweeper->told_pending = false;
+    sweeper->emptying = sweeper->erasing = sweeper->earlier = sweeper->told_pending = false;
     memset(&sweeper->leaving, 0, sizeof sweeper->leaving);
     pthread_mutex_lock(&sweeper->lock);
     while (*link) {
@@ -528,7 +548,10 @@ static enum outbox_error keep_emptying(struct sweeper *sweeper)
         return error;
     }
     if (emptied > sweeper->emptied) {
-        end_emptying(sweeper);
+        if (sweeper->erasing)
+            error = have_done(sweeper, erasure_unmark, NULL);
+        if (error == OUTBOX_ERROR_NONE)
+            end_emptying(sweeper);
         return error;
     }
     if (!sweeper->told_pending)

@@ -12,6 +12,10 @@
 
 #define TEAM_BYTES 10 /* capital letters and digits */
 
+/* To note who is to be erased, also for who waits for nothing else: what was not noted is not
+ * pending. */
+#define NOTE_MS 5000
+
 static const struct problem problem_app = {"app-unknown", 404, "No such app is configured"};
 static const struct problem problem_late = {"erasure-unfinished", 503,
                                             "The erasure could not begin in time"};
@@ -20,7 +24,7 @@ struct erase {
     struct control_waiting waiting; /* first */
     struct sweeper *sweeper;
     struct sweeper_erasure *erasure;
-    int64_t deadline_ms; /* monotonic */
+    int64_t deadline_ms, note_deadline_ms; /* monotonic */
 };
 
 static void answer_erased(struct control *control, struct http_request *request,
@@ -48,7 +52,7 @@ static bool look_at_erasure(struct control *control, struct control_waiting *wai
     else if (draining || state == SWEEPER_ERASURE_FAILED)
         control_answer_problem(control, waiting->request, &problem_draining,
                                "ask again once it is back");
-    else if (late)
+    else if (late && now_ms >= erase->note_deadline_ms)
         control_answer_problem(control, waiting->request, &problem_late,
                                "the database takes nothing at the moment, or other erasures come "
                                "first; see /readyz, and ask again");
@@ -69,6 +73,7 @@ static void wait_for(struct control *control, struct http_request *request,
                      struct sweeper_erasure *erasure, json_int_t wait_s)
 {
     struct erase *erase = calloc(1, sizeof *erase);
+    int64_t now_ms = clock_monotonic_ms();
 
     if (!erase) {
         sweeper_erasure_unref(control->settings.sweeper, erasure);
@@ -77,7 +82,8 @@ static void wait_for(struct control *control, struct http_request *request,
     }
     erase->sweeper = control->settings.sweeper;
     erase->erasure = erasure;
-    erase->deadline_ms = clock_monotonic_ms() + wait_s * 1000;
+    erase->deadline_ms = now_ms + wait_s * 1000;
+    erase->note_deadline_ms = now_ms + NOTE_MS;
     erase->waiting = (struct control_waiting){
         .request = request, .look = look_at_erasure, .forget = forget_erasure};
     control_wait(control, &erase->waiting);

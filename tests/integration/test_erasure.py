@@ -173,6 +173,33 @@ class TestErasure(unittest.TestCase):
             self.require_gone(daemon, person)
             self.require_gone(daemon, other)
 
+    def test_what_is_pending_is_known_after_a_restart(self):
+        """Nobody asks again: the metric and the log tell all the same."""
+        person = Person(self.apple)
+        pending = lambda: daemon.metrics().value("siwa_erasures_pending")
+        with Daemon(self.apple, apps=APPS) as daemon:
+            self.assertEqual(daemon.post(person.body("account-delete"))[0], 200)
+            with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True,
+                                                    isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM outbox").fetchall()
+                self.assertEqual(self.erase(daemon, person.sub, "--team", TEAM, "--wait", "1", check=1)["state"],
+                                 "pending")
+                for end in (daemon.kill9, daemon.stop):
+                    end()
+                    before = len(daemon.log())
+                    daemon.start()
+                    wait_until(lambda: pending() == 1, "it is still pending")
+                    wait_until(lambda: "keeps what was erased before the start" in daemon.log()[before:], "it is said")
+                    self.assertNotIn("nowhere any more", daemon.log())
+            wait_until(lambda: pending() == 0, "the log is emptied")
+            wait_until(lambda: "erased before the start stands nowhere" in daemon.log(), "it is said")
+            self.require_gone(daemon, person)
+            before = len(daemon.log())
+            daemon.restart()  # and after that there is nothing to tell
+            self.assertEqual(self.erase(daemon, person.sub, "--team", TEAM)["state"], "done")
+            self.assertNotIn("before the start", daemon.log()[before:])
+
     def test_after_an_account_delete_was_acknowledged_by_all(self):
         person, neighbour = Person(self.apple), Person(self.apple)
         settings = {"consumers": [{"name": "accounts"}, {"name": "mailer"}], "erase_after_account_delete": "acked"}
