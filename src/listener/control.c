@@ -253,7 +253,7 @@ static void on_headers(void *context, struct http_request *request)
 
     if (!route)
         control_answer_problem(control, request, &problem_not_found,
-                               "the control socket knows what siwa-notifyd(8) lists, below /v1/");
+                               "siwa-notifyd-outbox(7) lists what there is below /v1/");
     else if (http_request_method(request) != route->method)
         answer_method(control, request, route);
     else if (route->permits)
