@@ -237,6 +237,13 @@ struct place {
     bool moved;     /* somebody else moved the consumer */
 };
 
+/* Nothing of the person is left. An event that came without a sub has its jti still. */
+static bool is_erased(const json_t *event)
+{
+    return json_is_null(json_object_get(event, "sub")) &&
+           json_is_null(json_object_get(event, "jti"));
+}
+
 /* Whether there is a body to give. Without one, an event of a person who was erased is passed over,
  * since nothing of it is left; any other is not, and ret_error is set. */
 static bool has_body(const struct consume *consume, const json_t *event, int *ret_error)
@@ -245,14 +252,14 @@ static bool has_body(const struct consume *consume, const json_t *event, int *re
 
     if (json_is_string(json_object_get(event, "raw")))
         return true;
-    if (json_is_null(json_object_get(event, "sub"))) {
+    if (is_erased(event)) {
         cli_error(events_name, "event %lld: erased; passed over", id);
         return false;
     }
     cli_error(
         events_name,
-        "event %lld: its body was removed when its time (`retain`) was over; to pass over it: "
-        "siwa-notifyd seek --consumer %s --to %lld",
+        "event %lld: its body was removed, by `retain` or with what it said of somebody who was "
+        "erased; to pass over it: siwa-notifyd seek --consumer %s --to %lld",
         id, consume->consumer, id);
     *ret_error = -EREMOTEIO;
     return false;

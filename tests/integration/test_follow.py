@@ -203,6 +203,22 @@ class Raw(Command):
         self.assertEqual(len(done.stdout.splitlines()), 2)
         self.assertIn("event 3: its body was removed", done.stderr)
 
+    def test_a_body_without_a_sub_and_one_that_told_of_an_erased_person_are_not_passed_over(self):
+        self.post(event={"sub": harness.OMIT})
+        self.two_events()
+        self.daemon.stop()
+        with contextlib.closing(sqlite3.connect(self.daemon.database)) as connection, connection:
+            connection.execute("DELETE FROM raw WHERE id = 1")
+        self.daemon.start()
+        command = ["events", "--consumer", "accounts", "--raw", "--exec", "cat >/dev/null"]
+        self.assertIn("event 1: its body was removed", self.daemon.command(*command, check=1).stderr)
+        self.daemon.command("seek", "--consumer", "accounts", "--to", 1, check=0)
+        first = self.daemon.rows()[1]
+        self.daemon.command("erase", "--team", first["team"], data=first["sub"], check=0)
+        done = self.daemon.command(*command, check=1)
+        self.assertIn("event 2: erased; passed over", done.stderr)
+        self.assertIn("event 3: its body was removed, by `retain` or with", done.stderr)
+
 
 class Commands(Command):
     def test_the_three_commands_of_a_consumer(self):
