@@ -50,6 +50,42 @@ static bool same_file(const char *a, const char *b)
            first.st_ino == second.st_ino;
 }
 
+/* Whether both are the same file, or would be once they were there: a -wal may be missing. */
+static bool same_place(const char *a, const char *b)
+{
+    const char *name_a = strrchr(a, '/'), *name_b = strrchr(b, '/');
+    char folder_a[BACKUP_PATH_BYTES] = ".", folder_b[BACKUP_PATH_BYTES] = ".";
+
+    if (same_file(a, b))
+        return true;
+    if (strcmp(name_a ? name_a + 1 : a, name_b ? name_b + 1 : b) != 0)
+        return false;
+    if (name_a)
+        snprintf(folder_a, sizeof folder_a, "%.*s", (int)(name_a + 1 - a), a);
+    if (name_b)
+        snprintf(folder_b, sizeof folder_b, "%.*s", (int)(name_b + 1 - b), b);
+    return same_file(folder_a, folder_b);
+}
+
+/* Whether a path is one of the files of the outbox: replacing its -wal loses what was acknowledged,
+ * and replacing its lock lets a second daemon in. */
+static bool is_of_outbox(const struct backup *backup, const char *path)
+{
+    static const char *const suffixes[] = {"-wal", "-shm", "-journal", ".lock", ".failed"};
+
+    for (int from = 0; from < PARTS; from++)
+        if (same_place(path, backup->parts[from].from))
+            return true;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        char beside[BACKUP_PATH_BYTES + 16];
+
+        snprintf(beside, sizeof beside, "%s%s", backup->set->database, suffixes[i]);
+        if (same_place(path, beside))
+            return true;
+    }
+    return false;
+}
+
 static bool exists(const char *path)
 {
     struct stat file;
@@ -86,17 +122,21 @@ static int check_places(const struct backup *backup, char *ret_why)
     char wal[BACKUP_PATH_BYTES];
     struct stat file;
 
-    for (int to = 0; to < PARTS; to++) {
-        for (int from = 0; from < PARTS; from++)
-            if (same_file(backup->parts[to].to, backup->parts[from].from))
-                return outbox_explain(ret_why, -EINVAL,
-                                      "%s: belongs to the outbox itself; name another file",
-                                      backup->parts[to].to);
-        if (exists(backup->parts[to].to) && !backup->set->force)
+    for (int id = 0; id < PARTS; id++) {
+        const char *to = backup->parts[id].to;
+
+        if (is_of_outbox(backup, to))
+            return outbox_explain(ret_why, -EINVAL,
+                                  "%s: belongs to the outbox itself; name another file", to);
+        if (lstat(to, &file) < 0)
+            continue;
+        if (!backup->set->force)
             return outbox_explain(ret_why, -EEXIST,
                                   "%s: is there already; name another file, or replace it with "
                                   "--force",
-                                  backup->parts[to].to);
+                                  to);
+        if (!S_ISREG(file.st_mode) && !S_ISLNK(file.st_mode))
+            return outbox_explain(ret_why, -EINVAL, "%s: is no file; name another place", to);
     }
     snprintf(wal, sizeof wal, "%.*s-wal", PATH_MAX, backup->set->file);
     if (stat(wal, &file) == 0 && file.st_size > 0)

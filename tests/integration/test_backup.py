@@ -151,11 +151,22 @@ class TestBackup(BackupCase):
             self.assertEqual(self.names(), ["copy.db", "copy.key", "copy.keys.json"])
             link = self.folder / "link.db"
             link.symlink_to(daemon.database)
-            for place in (daemon.database, daemon.directory / "outbox", daemon.directory / "outbox.key", link):
-                with self.subTest(place=place.name):
-                    refused = daemon.command("backup", "--force", place, check=1)
-                    self.assertIn("belongs to the outbox itself", refused.stderr)
+            beside = [daemon.directory / f"outbox.db{end}" for end in ("-wal", "-shm", "-journal", ".lock", ".failed")]
+            beside.append(daemon.directory / "." / ".." / daemon.directory.name / "outbox.db-wal")
+            inodes = [place.stat().st_ino for place in beside if place.exists()]
+            for place in (daemon.database, daemon.directory / "outbox", daemon.directory / "outbox.key", link, *beside):
+                for force in (("--force",), ()):
+                    with self.subTest(place=place.name, force=force):
+                        refused = daemon.command("backup", *force, place, check=1)
+                        self.assertIn("belongs to the outbox itself", refused.stderr)
+            self.assertEqual([place.stat().st_ino for place in beside if place.exists()], inodes)
             self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            (self.folder / "folder").mkdir()
+            os.mkfifo(self.folder / "pipe")
+            names = self.names()
+            for place in ("folder", "pipe"):
+                self.assertIn("is no file", daemon.command("backup", "--force", self.folder / place, check=1).stderr)
+            self.assertEqual(self.names(), names)
             with open(f"{self.file}-wal", "w") as wal:
                 wal.write("of another database")
             self.assertIn("-wal", daemon.command("backup", "--force", self.file, check=1).stderr)
