@@ -597,6 +597,17 @@ static int make_basics(struct serve *serve)
     return error ? refuse(serve, error, "cannot start") : 0;
 }
 
+/* What is kept waits for a key that no attempt before the restart brought; a saved set that is not
+ * old yet would have it wait for up to key_refresh_s more. */
+static void ask_for_deferred(struct serve *serve)
+{
+    struct writer_state writer;
+
+    writer_state(serve->writer, &writer);
+    if (writer.apart.deferred_rows > 0)
+        (void)refresher_demand(serve->refresher);
+}
+
 static int serve_up(struct serve *serve)
 {
     int error;
@@ -626,6 +637,7 @@ static int serve_up(struct serve *serve)
     error = start_loops(serve);
     if (error)
         return error;
+    ask_for_deferred(serve);
     serve->check_started = pthread_create(&serve->check_thread, NULL, check_database, serve) == 0;
     return 0;
 }
@@ -792,6 +804,7 @@ static void reload(struct serve *serve)
     struct config *config;
 
     service_notify("STATUS=reading the configuration anew");
+    serve->status[0] = '\0'; /* how things stand is told again, whatever comes of this */
     if (config_load(serve->config_file, stderr, &config) != 0) {
         log_event(LOG_LEVEL_ERROR, "the configuration is not valid; the one in force stays",
                   log_text("file", serve->config_file));

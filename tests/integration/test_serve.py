@@ -383,6 +383,15 @@ class TestLife(ServeCase):
         with Daemon(self.apple, environment=environment) as daemon:
             wait_until(lambda: daemon.notify_states().count("WATCHDOG=1") >= 2, "the watchdog is fed")
             self.assertTrue(any(state.startswith("STATUS=") for state in daemon.notify_states()))
+            good = daemon.config_file.read_text()
+            for text in (good, "nonsense", good):
+                counted = daemon.notify_states().count("STATUS=reading the configuration anew")
+                daemon.config_file.write_text(text)
+                os.kill(daemon.pid, signal.SIGHUP)
+                wait_until(lambda: daemon.notify_states().count("STATUS=reading the configuration anew") > counted,
+                           "the reload is told")
+                wait_until(lambda: [state for state in daemon.notify_states()
+                                    if state.startswith("STATUS=")][-1] == "STATUS=serving", "and that it is over", 15)
 
 
 if __name__ == "__main__":
