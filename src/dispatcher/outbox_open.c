@@ -297,6 +297,51 @@ static int read_header(const char *path, unsigned char ret_header[HEADER_BYTES])
     return code;
 }
 
+/* SQLite reads what is missing of a last page as zeros, and quick_check need not notice. Until the
+ * WAL was moved into the file its end may be one that a full disk cut off. */
+static int check_whole_pages(const struct outbox *outbox, const unsigned char *header,
+                             char *ret_why)
+{
+    int64_t page_bytes = header[16] << 8 | header[17];
+    struct stat file;
+
+    if (page_bytes == 1) /* so it says 65536 */
+        page_bytes = 65536;
+    if (lstat(outbox->path, &file) < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
+    if (page_bytes > 0 && file.st_size % page_bytes == 0)
+        return 0;
+    return outbox_explain(ret_why, -EIO,
+                          "%s: damaged: cut off, since its %lld bytes are not whole pages; restore "
+                          "it from a backup",
+                          outbox->path, (long long)file.st_size);
+}
+
+/* A WAL that SQLite does not know it takes for empty and writes over. Zeros are one that was only
+ * made longer yet, also after the first bytes of the magic, where a disk was full. */
+static int check_wal(const struct outbox *outbox, char *ret_why)
+{
+    static const unsigned char magic[] = {0x37, 0x7f, 0x06, 0x82};
+    unsigned char bytes[sizeof magic] = {0};
+    size_t same = 0;
+    autoclose int fd =
+        open(beside(outbox, "-wal").path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 || pread(fd, bytes, sizeof bytes, 0) < 0) /* SQLite says why */
+        return 0;
+    bytes[3] &= 0xfe; /* the byte order of its checksums */
+    while (same < sizeof magic && bytes[same] == magic[same])
+        same++;
+    while (same < sizeof magic && bytes[same] == 0)
+        same++;
+    if (same == sizeof magic)
+        return 0;
+    return outbox_explain(ret_why, -EIO,
+                          "%s-wal: damaged: it does not begin as one; restore the database from a "
+                          "backup, or move the -wal away to go on without what it held",
+                          outbox->path);
+}
+
 /* What can be refused without SQLite, which makes files beside the database as soon as it reads
  * one. */
 static int check_file(const struct outbox *outbox, char *ret_why)
@@ -304,7 +349,7 @@ static int check_file(const struct outbox *outbox, char *ret_why)
     static const char magic[16] = "SQLite format 3";
     unsigned char header[HEADER_BYTES] = {0};
     struct stat file;
-    int code;
+    int code, error;
 
     if (lstat(outbox->path, &file) < 0)
         return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
@@ -328,8 +373,13 @@ static int check_file(const struct outbox *outbox, char *ret_why)
                               "%s: not a SQLite database; set `database` to another path, or "
                               "restore it from a backup",
                               outbox->path);
-    return outbox_marks_check(big_endian(header + 68), big_endian(header + 60), outbox->path,
-                              ret_why);
+    error =
+        outbox_marks_check(big_endian(header + 68), big_endian(header + 60), outbox->path, ret_why);
+    if (error == 0)
+        error = check_wal(outbox, ret_why);
+    if (error == 0 && size_beside(outbox, "-wal") == 0)
+        error = check_whole_pages(outbox, header, ret_why);
+    return error;
 }
 
 /* `file:` and the path, with what has a meaning in a URI escaped. */
@@ -557,19 +607,26 @@ static int sync_wal(const struct outbox *outbox)
  * power cut can take away; a repeat of one of them would be called a duplicate. So all of the WAL
  * goes to the disk before anything is answered. After a sync that failed, syncing the same file
  * again proves nothing (the kernel has dropped what it could not write): the rows must be written
- * anew, into the database. */
+ * anew, into the database. On a disk that is full they stay in the WAL: what is in the way passes,
+ * and whoever sends meanwhile is to be told so. */
 static int settle(const struct outbox *outbox, bool had_failed, char *ret_why)
 {
+    unsigned char header[HEADER_BYTES] = {0};
     int in_wal = 0, moved = 0;
     int code =
         sqlite3_wal_checkpoint_v2(outbox->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
+    bool full = (code & 0xff) == SQLITE_FULL && !had_failed;
     int error;
 
-    if (code != SQLITE_OK)
+    if (code != SQLITE_OK && !full)
         return outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path,
                                      "its WAL cannot be moved into it");
-    if (in_wal == moved)
-        return 0;
+    if (!full && in_wal == moved) {
+        code = read_header(outbox->path, header);
+        return code == SQLITE_OK
+                   ? check_whole_pages(outbox, header, ret_why)
+                   : outbox_explain_sqlite(ret_why, NULL, code, outbox->path, "cannot be read");
+    }
     if (had_failed)
         return outbox_explain(ret_why, -EBUSY,
                               "%s: a reader keeps an old state open, so that what a storage error "

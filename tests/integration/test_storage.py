@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
@@ -77,9 +78,9 @@ class TestSlow(StorageCase):
 class TestPassing(StorageCase):
     """What passes by itself: 503 within 3 s and the reason meanwhile, the first 200 within 5 s of relief."""
 
-    def passes(self, daemon, relieve, why):
+    def passes(self, daemon, relieve, why, ready=True):
         stored = len(daemon.rows())
-        body = self.body()
+        body = self.body() + (" " * 60000 if not ready else "")
         answer, seconds = self.timed_post(daemon, body)
         self.assertEqual(answer, (503, "store_failed"))
         self.assertLess(seconds, 3.5)
@@ -93,7 +94,7 @@ class TestPassing(StorageCase):
         answer, seconds = self.timed_post(daemon, body)
         self.assertEqual(answer, (200, "accepted"))
         self.assertLess(seconds, 5)
-        self.assertEqual(daemon.get("/readyz").status, 200)
+        self.assertEqual(daemon.get("/readyz").status, 200 if ready else 503)
         self.assertEqual(len(daemon.rows()), stored + 1)
 
     def test_full_read_only_and_locked(self):
@@ -113,6 +114,46 @@ class TestPassing(StorageCase):
                 with contextlib.closing(other):
                     other.execute("BEGIN IMMEDIATE")
                     self.passes(daemon, lambda: other.execute("ROLLBACK"), "locked")
+
+
+    @contextlib.contextmanager
+    def small_disk(self, size):
+        place = self.folder / "small"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", place],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            self.skipTest(f"mount: {done.stderr.strip()}")
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+
+    def test_a_start_on_a_full_disk(self):
+        """It starts, says so, and stores as soon as there is room."""
+        with self.small_disk("8m") as place:
+            daemon = Daemon(self.apple, settings={"database": f"{place}/outbox.db", "consumers": [{"name": "accounts"}]})
+            daemon.database = place / "outbox.db"
+            with daemon:
+                ballast = place / "ballast"
+                reader = sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True, isolation_level=None)
+                with contextlib.closing(reader):
+                    reader.execute("BEGIN")
+                    reader.execute("SELECT count(*) FROM outbox").fetchone()
+                    for _ in range(8):  # which the reader keeps in the log, and then there is no room to move them
+                        self.assertEqual(daemon.post(self.body() + " " * 60000), (200, "accepted"))
+                    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(4096))
+                    daemon.kill9()
+                daemon.start()
+                self.assertEqual(len(daemon.rows()), 8)
+                for _ in range(200):  # what the log has room for is stored
+                    if daemon.post(self.body() + " " * 60000)[0] != 200:
+                        break
+                rows = len(daemon.rows())
+                self.passes(daemon, ballast.unlink, "full", ready=False)  # few MiB are free all the same
+                self.assertEqual(len(daemon.rows()), rows + 1)
 
 
 class TestFatal(StorageCase):
@@ -170,6 +211,46 @@ class TestFatal(StorageCase):
             self.assertEqual(daemon.run_to_end(), 1)
             self.assertIn("restore it from a backup", daemon.log())
             self.assertEqual(digest(), damaged)
+
+
+    def test_a_file_that_was_cut_off_is_left_as_it_is(self):
+        with self.daemon() as daemon:
+            for _ in range(60):
+                self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            daemon.stop()
+            whole = daemon.database.read_bytes()
+            for missing in (1, 100, 4095):
+                with self.subTest(missing=missing):
+                    daemon.database.write_bytes(whole[:-missing])
+                    self.assertEqual(daemon.run_to_end(), 1)
+                    self.assertIn("restore it from a backup", daemon.log().splitlines()[-1])
+                    self.assertEqual(daemon.database.read_bytes(), whole[:-missing])
+            daemon.database.write_bytes(whole)
+            daemon.start()
+            self.assertEqual(len(daemon.rows()), 60)
+
+    def test_a_log_that_is_none_is_left_as_it_is(self):
+        with self.daemon() as daemon:
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            daemon.kill9()
+            log = pathlib.Path(f"{daemon.database}-wal")
+            whole, database = log.read_bytes(), daemon.database.read_bytes()
+            damaged = b"\xa5" * len(whole)
+            log.write_bytes(damaged)
+            self.assertEqual(daemon.run_to_end(), 1)
+            self.assertIn("outbox.db-wal: damaged", daemon.log())
+            self.assertEqual((log.read_bytes(), daemon.database.read_bytes()), (damaged, database))
+            log.write_bytes(whole)
+            daemon.start()
+            self.assertEqual(len(daemon.rows()), 1)
+            daemon.kill9()
+            # what a full disk can leave of a new one holds nothing, and is no damage
+            for left in (b"", bytes(4096), b"\x37\x7f" + bytes(4094)):
+                log.write_bytes(left)
+                daemon.start()
+                self.assertEqual(len(daemon.rows()), 1)
+                daemon.kill9()
+            daemon.start()
 
 
 class TestReader(StorageCase):
