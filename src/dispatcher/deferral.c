@@ -55,6 +55,14 @@ struct look {
     struct delivery *delivery; /* of what Apple signed */
 };
 
+/* When it was received; a clock that was ahead then dated that later than now. */
+static int64_t receipt_ms(const struct look *look)
+{
+    int64_t received_at_ms = look->row->received_at_ms, now_ms = look->deferral->round.now_ms;
+
+    return received_at_ms < now_ms ? received_at_ms : now_ms;
+}
+
 /* At the time of its receipt. A clock that was behind then must not stand against it now. */
 static void judge_row(struct look *look, const char *body, size_t bytes)
 {
@@ -63,7 +71,7 @@ static void judge_row(struct look *look, const char *body, size_t bytes)
 
     policy_rules(deferral->round.policy, &rules);
     rules.keys = deferral->round.keys;
-    rules.now_s = look->row->received_at_ms / 1000;
+    rules.now_s = receipt_ms(look) / 1000;
     judge_body(deferral->jws, &rules, body, bytes, &look->judgement);
     if (look->judgement.verdict != VERDICT_FROM_FUTURE)
         return;
@@ -84,8 +92,7 @@ static void on_body(void *context, const char *body, size_t bytes)
         return;
     app = policy_find(policy, look->judgement.notification.aud);
     if (app)
-        look->delivery =
-            delivery_new(&look->judgement, policy, app, body, bytes, look->row->received_at_ms);
+        look->delivery = delivery_new(&look->judgement, policy, app, body, bytes, receipt_ms(look));
 }
 
 /* What became of one that the outbox took; false where it has to stay. */

@@ -96,6 +96,24 @@ class TestClock(unittest.TestCase):
             # a refresh of the keys may have been dated by the wrong clock; it is dated anew soon
             wait_until(lambda: daemon.post(valid) == (200, "accepted"), "the first 200")
 
+    def test_what_was_deferred_by_a_clock_that_was_ahead(self):
+        """No key is usable then, so it is deferred, with a time of receipt that was none."""
+        with self.daemon(settings={"late": "reject"}) as daemon:
+            valid, over = self.body(now=NOW), self.body(now=NOW - 2 * DAY)
+            wait_until(lambda: daemon.metrics().value("siwa_keys_current") == 1, "the key")
+            daemon.key_file.unlink()
+            self.set_clock(NOW + 40 * DAY)
+            for body in (valid, over):
+                self.assertEqual(daemon.post(body), (503, "deferred"))
+            self.set_clock(NOW + 60)
+            daemon.publish(self.apple.key_set())
+            self.assertEqual(daemon.control("POST", "/v1/keys/refresh").status, 200)
+            wait_until(lambda: daemon.metrics().value("siwa_deferred_events") == 0, "both to be judged")
+            self.assertEqual(daemon.post(valid), (200, "duplicate"))
+            row, = daemon.rows()
+            self.assertLess(row["received_at_ms"], (NOW + DAY) * 1000)
+            self.assertEqual(daemon.metrics().value("siwa_deferred_total", result="expired"), 1)
+
     def test_time_outs_do_not_follow_it(self):
         with self.daemon(settings={"limits": {"request_s": 5, "headers_s": 5, "idle_s": 60}}) as daemon:
             with harness.connect(daemon.address) as stream:
