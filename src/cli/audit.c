@@ -117,7 +117,7 @@ int cli_audit(int argc, char **argv)
     bool json = false;
     const struct cli_option options[] = {
         cli_config_option(&config_file),
-        cli_text("since", "TIME", "only what was committed then or later", &since),
+        cli_text("since", "TIME", "only what was committed then or later: " MOMENT_FORMS, &since),
         cli_json_option(&json),
         {.name = NULL}};
     const struct cli_usage usage = {

@@ -171,6 +171,8 @@ void control_collect_changes(struct control *control)
         struct control_change *next = done->next_done;
 
         done->collected = true;
+        if (done->change.seek && done->change.verdict == CONSUMERS_DONE)
+            control_events_seek(control, done->change.name, done->change.position);
         if (done->abandoned)
             free(done);
         done = next;

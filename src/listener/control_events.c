@@ -362,6 +362,16 @@ static bool look_at_poll(struct control *control, struct control_waiting *waitin
     return false;
 }
 
+void control_events_seek(struct control *control, const char *consumer, int64_t position)
+{
+    for (struct control_waiting *waiting = control->waiting; waiting; waiting = waiting->next) {
+        struct poll *poll = (struct poll *)waiting;
+
+        if (waiting->look == look_at_poll && strcmp(poll->query.consumer, consumer) == 0)
+            poll->query.after = poll->seen_id = position;
+    }
+}
+
 static void forget_poll(struct control_waiting *waiting)
 {
     struct poll *poll = (struct poll *)waiting;

@@ -126,6 +126,9 @@ bool control_is_operator(const struct http_request *request);
 /* Answers those whose change the writer is done with. */
 void control_collect_changes(struct control *control);
 
+/* Has the polls that wait for rows of a consumer go on from a position that was set by hand. */
+void control_events_seek(struct control *control, const char *consumer, int64_t position);
+
 /* Around a look at all that wait: what several polls have in common is read and written once. */
 void control_events_begin_pass(struct control *control, struct control_poll_pass *pass);
 void control_events_end_pass(struct control *control);

@@ -231,6 +231,17 @@ class LongPolls(Served):
             medians.append(sorted(latency_s() for _ in range(9))[4])
         self.assertLess(min(medians), 0.03, medians)
 
+    def test_a_seek_is_heeded_by_who_waits(self):
+        """One that went on from where it waited would pass over what it was sent back to, and acknowledge that."""
+        last = self.last_id()
+        self.ack("accounts", last)
+        connections = [self.start("consumer=accounts&wait=60"), self.start(f"after={last}&wait=60")]
+        self.waiting(2)
+        self.seek("accounts", last - 2)
+        self.assertEqual([event["id"] for event in self.events(connections[0])], [last - 1, last])
+        row = self.post()
+        self.assertEqual([event["id"] for event in self.events(connections[1])], [row])  # it has a cursor of its own
+
     def test_who_goes_away_frees_the_place(self):
         polls = [self.start(f"after={self.last_id()}&wait=60") for _ in range(100)]
         self.waiting(100)
