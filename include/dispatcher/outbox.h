@@ -51,6 +51,17 @@ struct outbox_reader;
 int outbox_open(const char *path, int64_t now_ms, struct outbox **ret_outbox,
                 char ret_why[OUTBOX_WHY_BYTES]);
 
+/* Where an open outbox came from. */
+enum outbox_origin {
+    OUTBOX_ORIGIN_FOUND = 0, /* it was there */
+    OUTBOX_ORIGIN_NEW,       /* made by this start */
+    OUTBOX_ORIGIN_ANEW, /* made by this start, though an identity key was there: the one that it
+                           belonged to was taken away, or a first start was cut off */
+};
+
+/* Any thread; never changes. */
+enum outbox_origin outbox_origin(const struct outbox *outbox);
+
 /* Checkpoints, closes, releases the lock. 0; -EBUSY when a reader kept the checkpoint from
  * completing; -EIO when it failed, or was left out because the storage had failed before. In both
  * cases the WAL holds what is not in the file yet, nothing is lost, and ret_why says so. NULL is

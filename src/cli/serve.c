@@ -347,14 +347,36 @@ static int open_keys(struct serve *serve)
     return error ? refuse(serve, error, "cannot make a key cache") : 0;
 }
 
+/* An empty outbox where a full one is expected must not come in silence. */
+static void tell_origin(const struct serve *serve)
+{
+    switch (outbox_origin(serve->outbox)) {
+    case OUTBOX_ORIGIN_FOUND:
+        return;
+    case OUTBOX_ORIGIN_NEW:
+        log_event(LOG_LEVEL_NOTICE, "a new outbox was made",
+                  log_text("database", serve->config->database));
+        return;
+    case OUTBOX_ORIGIN_ANEW:
+        log_event(LOG_LEVEL_WARNING,
+                  "a new outbox was made, though its identity key was there already: unless the "
+                  "first start was cut off, the database was taken away; if not on purpose, stop, "
+                  "and put it back",
+                  log_text("database", serve->config->database));
+    }
+}
+
 static int open_outbox(struct serve *serve)
 {
     char why[OUTBOX_WHY_BYTES] = "";
     int error = outbox_open(serve->config->database, clock_wall_ms(), &serve->outbox, why);
 
-    if (error)
+    if (error) {
         snprintf(serve->why, sizeof(serve->why), "%s", why);
-    return error ? refuse(serve, error, "cannot open the outbox") : 0;
+        return refuse(serve, error, "cannot open the outbox");
+    }
+    tell_origin(serve);
+    return 0;
 }
 
 /* A user that is made later is seen at the next reload. */

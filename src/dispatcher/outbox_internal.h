@@ -67,6 +67,7 @@ struct outbox {
     struct identity_key *key;
     char path[PATH_MAX]; /* absolute; of the file itself, links of folders resolved */
     int lock_fd;
+    enum outbox_origin origin;
     bool failed;   /* a fatal error was seen: nothing is written any more, not even a checkpoint */
     int wal_pages; /* in the WAL after the last commit; and how many of them are in the file */
     int wal_moved;

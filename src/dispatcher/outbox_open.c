@@ -675,12 +675,14 @@ static int open_key(struct outbox *outbox, bool create, char *ret_why)
 
 static int make(struct outbox *outbox, int64_t now_ms, char *ret_why)
 {
+    bool had_key = access(key_path(outbox).path, F_OK) == 0;
     int error = check_absence(outbox, ret_why);
 
     if (error == 0)
         error = open_key(outbox, true, ret_why);
     if (error == 0)
         error = create_database(outbox, now_ms, ret_why);
+    outbox->origin = had_key ? OUTBOX_ORIGIN_ANEW : OUTBOX_ORIGIN_NEW;
     return error;
 }
 
@@ -748,6 +750,11 @@ int outbox_open(const char *path, int64_t now_ms, struct outbox **ret_outbox,
     }
     *ret_outbox = outbox;
     return 0;
+}
+
+enum outbox_origin outbox_origin(const struct outbox *outbox)
+{
+    return outbox->origin;
 }
 
 static int last_checkpoint(struct outbox *outbox, char *ret_why)

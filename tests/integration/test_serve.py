@@ -369,6 +369,18 @@ class TestLife(ServeCase):
             second.release()
             self.assertEqual(daemon.post(self.body()), (200, "accepted"))
 
+    def test_an_outbox_that_is_gone_is_not_made_anew_in_silence(self):
+        with Daemon(self.apple) as daemon:
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            self.assertIn('level=notice msg="a new outbox was made"', daemon.log())
+            daemon.restart()
+            self.assertEqual(daemon.log().count("a new outbox was made"), 1)
+            daemon.stop()
+            daemon.database.unlink()
+            daemon.start()
+            self.assertIn('level=warning msg="a new outbox was made, though', daemon.log())
+            self.assertEqual(daemon.rows(), [])
+
     def test_a_wrong_configuration_does_not_start(self):
         for settings, word in (({"apps": []}, "apps"), ({"unknown_setting": 1}, "unknown_setting"),
                                ({"listen": "nowhere"}, "listen")):
