@@ -26,7 +26,7 @@ static _Thread_local struct {
 } memory_faults;
 
 /* From this many bytes on no allocation of any thread succeeds; 0: all do. */
-static _Atomic size_t memory_faults_from_bytes;
+static _Atomic size_t memory_faults_from_bytes __attribute__((unused));
 
 /* From now on allocation number fail of this thread fails, and all after it if from_then_on. */
 static inline void memory_faults_arm(unsigned long fail, bool from_then_on)
