@@ -235,7 +235,7 @@ class TestFatal(StorageCase):
             daemon.kill9()
             log = pathlib.Path(f"{daemon.database}-wal")
             whole, database = log.read_bytes(), daemon.database.read_bytes()
-            damaged = b"\xa5" * len(whole)
+            damaged = b"\xa5" * 8192  # what is there may have been moved into the database, and be empty
             log.write_bytes(damaged)
             self.assertEqual(daemon.run_to_end(), 1)
             self.assertIn("outbox.db-wal: damaged", daemon.log())
