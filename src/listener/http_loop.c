@@ -156,6 +156,7 @@ static void begin_drain(struct http_loop *loop)
     loop->draining = true;
     for (unsigned i = 0; i < loop->server_count; i++)
         http_server_quiesce(&loop->servers[i]);
+    atomic_store(&loop->quiesced, true);
 }
 
 static void tick(struct http_loop *loop)
@@ -237,9 +238,11 @@ unsigned http_loop_requests(const struct http_loop *loop)
 
     if (!atomic_load(&loop->drain))
         return atomic_load(&loop->requests);
+    bool quiesced = atomic_load(&loop->quiesced); /* before counting: nothing comes after it */
     for (unsigned i = 0; i < loop->server_count; i++)
         count += http_server_connections(&loop->servers[i]);
-    return count;
+    /* Until the listening sockets are left alone the turn under way may take one more. */
+    return quiesced || count > 0 ? count : 1;
 }
 
 void http_loop_stop(struct http_loop *loop)

@@ -224,7 +224,7 @@ struct http_loop {
     struct http_linger linger;
     struct http_reply *refusals[HTTP_GUARD_EXPECTATION + 1];
     pthread_t thread;
-    atomic_bool woken, asleep, drain, stop;
+    atomic_bool woken, asleep, drain, quiesced, stop;
     atomic_uint requests;
     _Atomic int64_t alive_ms;
 };
