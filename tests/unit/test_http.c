@@ -1219,6 +1219,24 @@ START_TEST(drains)
 }
 END_TEST
 
+/* Called, it is not done before the turn that leaves the listening socket alone: the one under way
+ * may take a connection yet, which a stop would cut off. */
+START_TEST(a_drain_is_not_done_before_it_began)
+{
+    struct stand stand = {0};
+
+    listen_at(&stand, address_of(_i));
+    serve_by_hand(&stand, &usual, by_suspend_of(_i));
+    ck_assert_uint_eq(http_loop_requests(stand.service.loop), 0);
+    http_loop_drain(stand.service.loop);
+    ck_assert_uint_ne(http_loop_requests(stand.service.loop), 0);
+    http_loop_turn(stand.service.loop, 0);
+    ck_assert_uint_eq(http_loop_requests(stand.service.loop), 0);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
 struct caller {
     const struct stand *stand;
     atomic_bool enough;
@@ -1451,6 +1469,7 @@ int main(void)
     tcase_add_loop_test(tests, sleeps, 0, 4);
     tcase_add_loop_test(tests, stops_with_requests_under_way, 0, 4);
     tcase_add_loop_test(tests, drains, 0, 4);
+    tcase_add_loop_test(tests, a_drain_is_not_done_before_it_began, 0, 4);
     tcase_add_loop_test(tests, restarts_without_a_refusal, 0, 4);
     tcase_add_loop_test(tests, hard_stop_leaves_the_socket, 0, 4);
     tcase_add_test(tests, listens_with_exactly_the_mode);
