@@ -20,6 +20,15 @@ APPS = [{"client_id": "com.example.app", "app": "Example", "team": TEAM},
 KEPT = ("id", "type", "client_id", "app", "team", "event_time_ms", "issued_at_ms", "received_at_ms", "raw_type")
 
 
+@contextlib.contextmanager
+def reading(daemon):
+    """A reader in the midst of its transaction, which keeps the write-ahead log as it is."""
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM outbox").fetchall()
+        yield
+
+
 class Person:
     """Somebody, and every text about them that was sent."""
 
@@ -145,10 +154,7 @@ class TestErasure(unittest.TestCase):
         person, other = Person(self.apple), Person(self.apple)
         with Daemon(self.apple, apps=APPS) as daemon:
             self.assertEqual(daemon.post(person.body("account-delete"))[0], 200)
-            with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True,
-                                                    isolation_level=None)) as reader:
-                reader.execute("BEGIN")
-                reader.execute("SELECT count(*) FROM outbox").fetchall()
+            with reading(daemon):
                 answer = self.erase(daemon, person.sub, "--team", TEAM, "--wait", "1", check=1)
                 self.assertEqual((answer["rows"], answer["state"]), (1, "pending"))
                 self.assertEqual(daemon.rows()[0]["sub"], None)
@@ -179,10 +185,7 @@ class TestErasure(unittest.TestCase):
         pending = lambda: daemon.metrics().value("siwa_erasures_pending")
         with Daemon(self.apple, apps=APPS) as daemon:
             self.assertEqual(daemon.post(person.body("account-delete"))[0], 200)
-            with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True,
-                                                    isolation_level=None)) as reader:
-                reader.execute("BEGIN")
-                reader.execute("SELECT count(*) FROM outbox").fetchall()
+            with reading(daemon):
                 self.assertEqual(self.erase(daemon, person.sub, "--team", TEAM, "--wait", "1", check=1)["state"],
                                  "pending")
                 for end in (daemon.kill9, daemon.stop):
