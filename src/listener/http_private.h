@@ -123,6 +123,7 @@ struct http_connection {
     bool refused; /* unread bytes may follow, and nobody will read them */
     int64_t started_ms, deadline_ms;
     int64_t since_ms;   /* entered its phase */
+    unsigned looks;     /* at its socket for a lost end, in this phase */
     uint64_t idle_turn; /* the turn in which the last request was over */
     struct http_connection *previous, *next;
     struct http_request request;

@@ -17,6 +17,7 @@ void http_connection_enter(struct http_connection *connection, enum http_phase p
                            int64_t from_ms, int64_t for_ms)
 {
     connection->phase = phase;
+    connection->looks = 0;
     connection->since_ms = connection->server->loop->now_ms;
     connection->deadline_ms = from_ms + for_ms;
 }

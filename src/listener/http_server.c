@@ -233,11 +233,13 @@ enum http_socket http_socket_look(int fd)
     return got == 0 ? HTTP_SOCKET_OVER : HTTP_SOCKET_EMPTY;
 }
 
+#define IDLE_LOOKS 4
+
 /* Whether the client ended its side and nobody told us. The library does not watch a suspended
  * connection; and when the end comes together with the last bytes, it takes the short read for all
  * there was and hears no more of it, for its events are edges. Between requests the end can have
- * been lost only at first. */
-static bool has_left(const struct http_connection *connection, int64_t now_ms)
+ * been lost only at first: the looks are counted, for time may pass without one. */
+static bool has_left(struct http_connection *connection)
 {
     struct pollfd peer = {.fd = connection->fd, .events = POLLRDHUP};
 
@@ -250,7 +252,7 @@ static bool has_left(const struct http_connection *connection, int64_t now_ms)
     case HTTP_PHASE_BODY:
         return http_socket_look(connection->fd) == HTTP_SOCKET_OVER;
     case HTTP_PHASE_IDLE:
-        return now_ms < connection->since_ms + 4 * (int64_t)HTTP_TICK_MS &&
+        return connection->looks++ < IDLE_LOOKS &&
                http_socket_look(connection->fd) == HTTP_SOCKET_OVER;
     default:
         return false;
@@ -304,7 +306,7 @@ void http_server_reap(struct http_server *server)
     for (struct http_connection *at = server->connections; at; at = at->next) {
         if (at->reaped)
             continue;
-        if (has_left(at, now_ms)) {
+        if (has_left(at)) {
             http_connection_reap(at);
         } else if (is_due(at, server->loop->draining, now_ms)) {
             refuse_late(server, at->phase);

@@ -854,6 +854,32 @@ START_TEST(notices_half_a_request)
 }
 END_TEST
 
+/* The same where the process stood still just then, as a machine that is moved does. The loop is
+ * turned by hand. */
+START_TEST(notices_who_left_after_a_standstill)
+{
+    struct stand stand = {0};
+    struct service *service = &stand.service;
+    int fd;
+
+    listen_at(&stand, address_of(_i));
+    serve_by_hand(&stand, &usual, by_suspend_of(_i));
+    fd = dial(&stand);
+    say(fd, POST("/ok", "5", "hello"));
+    ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+    while (atomic_load(&service->overs) < 1)
+        http_loop_turn(service->loop, 10);
+    usleep(1000 * 8 * HTTP_TICK_MS);
+    for (int64_t end = clock_monotonic_ms() + PATIENCE_MS;
+         http_server_connections(service->server) > 0; http_loop_turn(service->loop, 10))
+        ck_assert_int_lt(clock_monotonic_ms(), end); /* long before idle_ms, 30 s */
+    ck_assert_uint_eq(status_of(fd), 200);
+    expect_end(fd);
+    stop(&stand);
+    leave(&stand);
+}
+END_TEST
+
 /* ---- limits, wakes, ticks ---- */
 
 START_TEST(others_wait_in_the_backlog)
@@ -1459,6 +1485,7 @@ int main(void)
     tcase_add_loop_test(tests, spares_who_waits, 0, 4);
     tcase_add_loop_test(tests, notices_who_left, 0, 4);
     tcase_add_loop_test(tests, notices_half_a_request, 0, 4);
+    tcase_add_loop_test(tests, notices_who_left_after_a_standstill, 0, 4);
     tcase_add_loop_test(tests, others_wait_in_the_backlog, 0, 4);
     tcase_add_test(tests, the_last_of_a_full_backlog_is_let_in_soon);
     tcase_add_loop_test(tests, makes_room, 0, 4);
