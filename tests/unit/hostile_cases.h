@@ -4,6 +4,9 @@
 #ifndef SIWA_TESTS_HOSTILE_CASES_H
 #define SIWA_TESTS_HOSTILE_CASES_H
 
+#include <stdbool.h>
+#include <string.h>
+
 #include "keys/fetch.h"
 
 struct hostile_case {
@@ -61,8 +64,13 @@ static const struct hostile_case hostile_cases[] = {
 
 #define HOSTILE_CASE_COUNT ((int)(sizeof(hostile_cases) / sizeof(hostile_cases[0])))
 
-/* Longer than any answer takes on a busy machine, and much shorter than the servers that never
- * answer keep it up. */
-#define HOSTILE_TIMEOUT_MS 1500
+#define HOSTILE_PATIENT_MS 60000 /* more than an answer takes on the busiest machine */
+#define HOSTILE_HASTY_MS   1500  /* much less than the servers that never answer keep it up */
+
+/* Whether it is the time-out that ends the attempt. */
+static inline bool hostile_never_ends(const struct hostile_case *hostile)
+{
+    return hostile->result == FETCH_RESULT_TIMEOUT || strcmp(hostile->port, "silent") == 0;
+}
 
 #endif

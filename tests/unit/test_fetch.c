@@ -64,7 +64,25 @@ static struct fetch_source url_source(char url[128], const char *port, const cha
                                  .url = url,
                                  .ca_file = server.ca_file,
                                  .proxy = "",
-                                 .timeout_ms = HOSTILE_TIMEOUT_MS};
+                                 .timeout_ms = HOSTILE_PATIENT_MS};
+}
+
+/* A server that never ends its answer must have been reached first, which may take a while. */
+static int enough_to_be_reached_ms(struct fetch_source source)
+{
+    enum fetch_result result = FETCH_RESULT_UNREACHABLE;
+
+    for (source.timeout_ms = HOSTILE_HASTY_MS; source.timeout_ms < HOSTILE_PATIENT_MS / 2;
+         source.timeout_ms *= 2) {
+        char *text = NULL, why[FETCH_WHY_BYTES] = "";
+        size_t bytes = 0;
+
+        result = fetch_keys_text(&source, &text, &bytes, why);
+        free(text);
+        if (result != FETCH_RESULT_UNREACHABLE)
+            break;
+    }
+    return source.timeout_ms;
 }
 
 START_TEST(hostile_server)
@@ -76,6 +94,10 @@ START_TEST(hostile_server)
         return;
     }
     struct fetch_source source = url_source(url, hostile->port, hostile->path);
+    if (hostile->result == FETCH_RESULT_TIMEOUT)
+        source.timeout_ms = enough_to_be_reached_ms(source);
+    else if (hostile_never_ends(hostile))
+        source.timeout_ms = HOSTILE_HASTY_MS;
     /* What arrives whole is handed over; that it is no set is seen later. */
     assert_result(&source,
                   hostile->result == FETCH_RESULT_BAD_SET ? FETCH_RESULT_OK : hostile->result,
@@ -274,7 +296,7 @@ static int listen_unix(int backlog)
 static struct fetch_source unix_source(void)
 {
     return (struct fetch_source){
-        .kind = CONFIG_KEYS_UNIX, .path = socket_path, .timeout_ms = HOSTILE_TIMEOUT_MS};
+        .kind = CONFIG_KEYS_UNIX, .path = socket_path, .timeout_ms = HOSTILE_PATIENT_MS};
 }
 
 struct helper {
@@ -305,6 +327,8 @@ static void assert_answer(struct helper helper, enum fetch_result result, const 
     helper.listen_fd = listen_unix(4);
     ck_assert_int_eq(pthread_create(&thread, NULL, answer_one, &helper), 0);
     struct fetch_source source = unix_source();
+    if (result == FETCH_RESULT_TIMEOUT)
+        source.timeout_ms = HOSTILE_HASTY_MS;
     assert_result(&source, result, why, text);
     ck_assert_int_eq(pthread_join(thread, NULL), 0);
     close(helper.listen_fd);
@@ -373,6 +397,7 @@ START_TEST(a_full_backlog_is_waited_for_no_longer_than_the_rest)
         (void)connect(filler[i], (struct sockaddr *)&address, sizeof(address));
     }
     struct fetch_source source = unix_source();
+    source.timeout_ms = HOSTILE_HASTY_MS;
     assert_result(&source, FETCH_RESULT_UNREACHABLE, "cannot connect", NULL);
     assert_stoppable(source);
     for (size_t i = 0; i < 4; i++)
