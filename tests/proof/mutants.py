@@ -39,7 +39,7 @@ SLOW_SANITISED = ("json_flat", "vectors")  # sanitised, they are left to their o
 UNFORKED = {"CK_FORK": "no"}  # quicker, where no test needs to be apart: in the verifier
 
 # The unit tests of a file, the quickest to notice first; those of its room behind.
-VERIFIER = ("notification", "base64url", "verdict", "peek", "judge", "jws", "jwks", "vectors", "json_flat")
+VERIFIER = ("notification", "base64url", "verdict", "peek", "judge", "jws", "jwks", "vectors", "json_flat", "json_text")
 TESTS = {
     "verifier": collections.defaultdict(lambda: VERIFIER),
     "keys": {

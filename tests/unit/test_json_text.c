@@ -3,6 +3,7 @@
 
 #include <check.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,10 @@ START_TEST(a_lenient_one_takes_a_member_twice)
     ck_assert_int_eq(json_integer_value(json_object_get(value, "a")), 2);
     json_decref(value);
     ck_assert_int_eq(json_text_parse_lenient("{", 1, &value), -EINVAL);
+    text = "[] 1"; /* and nothing else that is lenient */
+    ck_assert_int_eq(json_text_parse_lenient(text, strlen(text), &value), -EINVAL);
+    text = "1";
+    ck_assert_int_eq(json_text_parse_lenient(text, strlen(text), &value), -EINVAL);
 }
 END_TEST
 
@@ -60,12 +65,14 @@ END_TEST
 
 static json_malloc_t guarded_malloc;
 static unsigned long refused; /* how often jansson was given nothing */
+static unsigned long unaligned;
 
 static void *watch(size_t bytes)
 {
     void *memory = guarded_malloc(bytes);
 
     refused += memory == NULL;
+    unaligned += (uintptr_t)memory % _Alignof(max_align_t) != 0;
     return memory;
 }
 
@@ -75,7 +82,7 @@ static void set_up(void)
 {
     json_get_alloc_funcs(&guarded_malloc, &guarded_free);
     json_set_alloc_funcs(watch, guarded_free);
-    refused = 0;
+    refused = unaligned = 0;
 }
 
 static void tear_down(void)
@@ -99,6 +106,7 @@ static unsigned long fail_each(const char *text)
         failed = memory_faults_disarm();
         ck_assert_msg(error == (failed ? -ENOMEM : 0), "allocation %lu of %s: %d", at, text, error);
         ck_assert_msg(refused == 0, "jansson was refused allocation %lu of %s", at, text);
+        ck_assert_uint_eq(unaligned, 0);
         ck_assert(failed == (value == NULL));
         json_decref(value);
     }
