@@ -18,7 +18,9 @@ static const char consumers_about[] =
     "Lists how far each consumer is: its position, how many events lie after it, how\n"
     "long the oldest of these has been there, and when it acknowledged last. Whether\n"
     "the daemon runs or not; who may read the database may run it. Consumers that\n"
-    "left the configuration are marked with *.\n"
+    "left the configuration are marked with *. It says where events were removed\n"
+    "before a consumer had acknowledged them; in JSON its position is then below\n"
+    "pruned_through.\n"
     "\n"
     "Exit status: 0, 1 when something failed, 2 for a wrong command line.";
 
@@ -46,6 +48,26 @@ static void print_consumers(const json_t *listed)
                      (long long)number(consumer, "position"),
                      (long long)number(consumer, "lag_rows"), (long long)number(consumer, "lag_s"),
                      acknowledged_ms > 0 ? acknowledged : "never");
+    }
+}
+
+/* What was removed before a consumer had it is in no lag: it does not lie after anything. */
+static void print_losses(const json_t *listed)
+{
+    const json_t *consumers = json_object_get(listed, "consumers"), *consumer;
+    json_int_t pruned_through = number(listed, "pruned_through");
+    size_t i;
+
+    json_array_foreach(consumers, i, consumer)
+    {
+        const char *name = json_string_value(json_object_get(consumer, "name"));
+
+        if (json_is_true(json_object_get(consumer, "configured")) &&
+            number(consumer, "position") < pruned_through)
+            (void)printf("\n%s: events up to %lld were removed before it acknowledged them "
+                         "(retain.hard).\nIt reads on after: siwa-notifyd seek --consumer %s "
+                         "--to %lld\n",
+                         name, (long long)pruned_through, name, (long long)pruned_through);
     }
 }
 
@@ -94,6 +116,7 @@ int cli_consumers(int argc, char **argv)
     if (json)
         return cli_print_json(listed) < 0 ? CLI_REFUSED : CLI_OK;
     print_consumers(listed);
+    print_losses(listed);
     json_decref(listed);
     return CLI_OK;
 }

@@ -375,6 +375,7 @@ class Configured(unittest.TestCase):
             for _ in range(4):
                 daemon.post(apple.body(apple.notification()))
             daemon.control("POST", "/v1/consumers/accounts/ack", '{"through": 1}')
+            self.assertEqual(daemon.control("POST", "/v1/consumers/mailer/ack", '{"through": 3}').status, 200)
             daemon.stop()
             with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
                 connection.execute("DELETE FROM events WHERE id <= 3")
@@ -386,6 +387,14 @@ class Configured(unittest.TestCase):
             for action, body in (("ack", '{"through": 2}'), ("seek", '{"to": 2}')):
                 reply = daemon.control("POST", f"/v1/consumers/accounts/{action}", body)
                 self.assertEqual((reply.status, json.loads(reply.body)["pruned_through"]), (410, 3), reply.body)
+            # `consumers` tells it of the one that lost rows, with the cure, and of none that did not
+            lost = "accounts: events up to 3 were removed"
+            listed = daemon.command("consumers", check=0).stdout
+            self.assertIn(lost, listed)
+            self.assertNotIn("mailer: events", listed)
+            self.assertIn("siwa-notifyd seek --consumer accounts --to 3\n", listed)
+            daemon.command("seek", "--consumer", "accounts", "--to", "3", check=0)
+            self.assertNotIn(lost, daemon.command("consumers", check=0).stdout)
             self.assertEqual([event["id"] for event in json.loads(daemon.control("GET", "/v1/events?after=3").body)["events"]],
                              [4])
             self.assertEqual(daemon.control("POST", "/v1/consumers/accounts/ack", '{"through": 3}').status, 200)
