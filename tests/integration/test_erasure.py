@@ -161,13 +161,17 @@ class TestErasure(unittest.TestCase):
                 self.assertNotEqual(on_disk(daemon, person.sub), [])
                 self.assertEqual(daemon.metrics().value("siwa_erasures_pending"), 1)
                 wait_until(lambda: "a reader keeps the text" in daemon.log(), "it is said")
-                # commits go on meanwhile, past many attempts
-                slowest = 0
-                for _ in range(20):
-                    began = time.monotonic()
-                    self.assertEqual(daemon.post(other.body("consent-revoked"))[0], 200)
-                    slowest = max(slowest, time.monotonic() - began)
-                self.assertLess(slowest, 1.5)  # SQLite would wait two seconds for a reader
+                # commits go on meanwhile, past several attempts. SQLite would wait two seconds for a reader at each of
+                # them; one good series is enough, since the machine may be busy.
+                def slowest():
+                    until, longest = time.monotonic() + 5, 0
+                    while (began := time.monotonic()) < until:
+                        self.assertEqual(daemon.post(other.body("consent-revoked"))[0], 200)
+                        longest = max(longest, time.monotonic() - began)
+                        time.sleep(0.05)
+                    return longest
+
+                self.assertTrue(any(slowest() < 1.5 for _ in range(4)))
                 # which stays through a restart that nobody announced
                 daemon.kill9()
                 daemon.start()
