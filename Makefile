@@ -13,6 +13,7 @@
 #: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
 #: make deb        the Debian package, into build/deb;  make check-package: try it (minutes)
+#: make check-examples  the consumers of doc/consumers, with Go and Node installed for them
 #: make check-container  build the image of Containerfile, and try it (minutes, as root)
 #: make install    into DESTDIR/PREFIX;  make uninstall: take the same away
 #: make deps       install what the build needs (deps-all: everything above)
@@ -106,6 +107,7 @@ deps:
 deps-all:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_LINT) $(DEPS_COV) $(DEPS_FUZZ) $(DEPS_PROOF) $(DEPS_SHOW)
 	tests/tools/install-node
+	tests/tools/install-examples
 
 demo:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEMO)
@@ -202,6 +204,13 @@ check-package:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_DEB) $(DEPS_TEST) lintian systemd-container
 	tests/tools/check-package
 
+check-examples:
+	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
+	tests/tools/install-node
+	tests/tools/install-examples
+	$(MAKE) all tests
+	tests/integration/run test_consumer_examples
+
 check-container:
 	tests/tools/install-deps $(DEPS_TEST) buildah debootstrap
 	tests/tools/check-container
@@ -258,6 +267,6 @@ clean:
 	rm -rf $(BUILD) build-asan build-tsan build-cov build-lint build-fuzz
 
 .PHONY: all have-deps tests deps deps-all demo check check-run controls unit integration asan tsan cov lint lint-analyzer \
-        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs fault-programs deb check-package check-container install uninstall help clean
+        fuzz fuzz-build fuzz-programs $(FUZZ:%=fuzz-%) bench proof proof-programs fault-programs deb check-package check-examples check-container install uninstall help clean
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/tests/*/*.d)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import harness
 from harness import Apple, Daemon, wait_until
@@ -161,8 +162,7 @@ class C(File, unittest.TestCase):
 
 
 class Go(File, unittest.TestCase):
-    """With the driver that Debian has: golang-go and golang-github-mattn-go-sqlite3-dev. They are large, and not among
-    what the tests install."""
+    """With the driver that Debian has. It is large, and so not among what `make check` installs: see `make check-examples`."""
 
     @classmethod
     def setUpClass(cls):
@@ -172,21 +172,23 @@ class Go(File, unittest.TestCase):
         folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="siwa-consumer-go-")))
         cls.program = folder / "consumer"
         subprocess.run(["go", "build", "-tags", "libsqlite3", "-o", cls.program, EXAMPLES / "consumer.go"], check=True, env={
-            **os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(folder / "cache")})
+            **os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(harness.ROOT / "build" / "go-cache")})
 
     def command(self, outbox):
         return [self.program, outbox]
 
 
 class Node(File, unittest.TestCase):
-    """better-sqlite3 is compiled when npm installs it, which takes minutes: run where it is there, in NODE_PATH or global."""
+    """better-sqlite3 is compiled when npm installs it: run where it is there, as `make check-examples` installs it."""
 
     @classmethod
     def setUpClass(cls):
         harness.need("node")
-        found = subprocess.run(["node", "-e", "require('better-sqlite3')"], capture_output=True, check=False)
+        cls.enterClassContext(unittest.mock.patch.dict(
+            os.environ, {"NODE_PATH": f"{harness.ROOT / 'build' / 'node' / 'node_modules'}:{os.environ.get('NODE_PATH', '')}"}))
+        found = subprocess.run(["node", "-e", "new (require('better-sqlite3'))(':memory:')"], capture_output=True, check=False)
         if found.returncode:
-            raise unittest.SkipTest("better-sqlite3 is not installed (NODE_PATH)")
+            raise unittest.SkipTest("better-sqlite3 is not installed: make check-examples")
 
     def command(self, outbox):
         return ["node", EXAMPLES / "consumer.js", outbox]
