@@ -76,7 +76,7 @@ static enum outbox_error follow_rows(struct erasure_round *round, int64_t acknow
 /* The rows of a body have ids that follow on its own, so the bodies that are not acknowledged to
  * their last row come after all that are, and none of them is passed over. */
 #define MIXED_BODIES \
-    "SELECT id, body, (SELECT client_id FROM events WHERE events.id = raw.id) FROM raw " \
+    "SELECT " ERASURE_RAW_COLUMNS " FROM raw " \
     "WHERE mixed = 1 AND id > ?1 AND id <= ?2 AND NOT EXISTS (SELECT 1 FROM events " \
     "WHERE events.id > ?2 AND events.id < raw.id + " ERASURE_STRINGIZE( \
         NOTIFICATION_EVENTS_MAX) " AND events.raw_id = raw.id) ORDER BY id " ERASURE_LIMIT_BODIES

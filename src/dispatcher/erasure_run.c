@@ -279,7 +279,7 @@ static enum outbox_error erase_copies(struct erasure_round *round)
         const char *sql;
         enum outbox_error (*work)(struct outbox *outbox, void *argument);
     } places[] = {
-        {"SELECT id, body, (SELECT client_id FROM events WHERE events.id = raw.id) FROM raw "
+        {"SELECT " ERASURE_RAW_COLUMNS " FROM raw "
          "WHERE mixed = 1 AND id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
          erasure_bodies},
         {"SELECT id, body, client_id FROM quarantine WHERE id > ?1 "

@@ -8,6 +8,7 @@
 #include <sqlite3.h>
 
 #include "dispatcher/erasure.h"
+#include "verifier/notification.h"
 
 /* ---- the writer's: each runs in a transaction on the writer thread, for some milliseconds (below
  * WRITER_TASK_MS), and goes on where it stopped ---- */
@@ -49,6 +50,13 @@ enum outbox_error erasure_finish(struct outbox *outbox, void *end);
 #define ERASURE_STRINGIZE(value)  ERASURE_STRINGIZE_(value)
 #define ERASURE_LIMIT_ROWS        "LIMIT " ERASURE_STRINGIZE(ERASURE_STEP_ROWS)
 #define ERASURE_LIMIT_BODIES      "LIMIT " ERASURE_STRINGIZE(ERASURE_STEP_BODIES)
+
+/* The columns of a body: id, body, and whose app it is for. The ids of its rows follow on its own,
+ * and retention may have removed the first of them. */
+#define ERASURE_RAW_COLUMNS \
+    "id, body, (SELECT client_id FROM events WHERE events.id >= raw.id AND " \
+    "events.id < raw.id + " ERASURE_STRINGIZE( \
+        NOTIFICATION_EVENTS_MAX) " AND events.raw_id = raw.id LIMIT 1)"
 
 /* What was found in a step. */
 struct erasure_found {

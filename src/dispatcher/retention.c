@@ -5,6 +5,7 @@
 #include "dispatcher/apart.h"
 #include "outbox_internal.h"
 #include "support/clock.h"
+#include "verifier/notification.h"
 
 /* A piece ends with the first step that ends later than this; a step is a few hundred microseconds
  * where the pages are at hand. It takes one step at least: on a machine that is slow enough to
@@ -81,6 +82,11 @@ static enum outbox_error look(struct outbox *outbox, sqlite3_stmt *oldest,
 
 #define REMOVALS_MAX 4
 
+/* The other rows of a body, one for each further event in it: their ids follow on its own. */
+#define FOLLOWING_ROWS \
+    "FROM events WHERE events.id < raw.id + " STRINGIZE( \
+        NOTIFICATION_EVENTS_MAX) " AND events.raw_id = raw.id AND events.id > "
+
 /* Whatever is removed together; ?1 is the last id, ?2 the time. */
 struct removal {
     const char *oldest; /* what `look` steps through, the oldest first */
@@ -96,14 +102,18 @@ static const struct removal removals[RETENTION_COUNT] = {
             .texts = {"INSERT OR IGNORE INTO facts SELECT id, type, client_id, app, team, "
                       "issued_at_ms, received_at_ms, person, erased_at_ms, ?2 FROM events WHERE "
                       "id <= ?1 AND test = 0 AND type IN ('account-delete', 'consent-revoked')",
-                      "DELETE FROM raw WHERE id <= ?1",
+                      /* not one that a row which stays came in */
+                      "DELETE FROM raw WHERE id <= ?1 AND NOT EXISTS (SELECT 1 " FOLLOWING_ROWS
+                      "?1)",
                       "DELETE FROM events WHERE id > 0 AND id <= ?1",
                       "UPDATE state SET pruned_through = max(pruned_through, ?1)"},
             .waits = true,
         },
     [RETENTION_RAW] =
         {
-            .oldest = "SELECT id, received_at_ms, 0 FROM raw ORDER BY id " LIMIT_STEP,
+            /* its last row stands for a body: all of them must have been acknowledged */
+            .oldest = "SELECT coalesce((SELECT max(events.id) " FOLLOWING_ROWS
+                      "raw.id), id), received_at_ms, 0 FROM raw ORDER BY id " LIMIT_STEP,
             .texts = {"DELETE FROM raw WHERE id <= ?1"},
             .waits = true,
         },

@@ -284,6 +284,29 @@ class TestErasure(unittest.TestCase):
             wait_until(lambda: ids("raw") == [5], "the body follows")
             self.assertEqual([bool(row["sub"]) for row in daemon.rows()], [False, False, True, True, True])
 
+    def test_a_body_whose_first_row_was_removed_follows_as_well(self):
+        harness.need("faketime")
+        person, neighbour = Person(self.apple), Person(self.apple)
+        later = time.time() + 91 * DAY
+        settings = {"consumers": [{"name": "accounts"}], "erase_after_account_delete": "acked",
+                    "retain": {"raw": "300d"}}
+        again = {"type": "consent-revoked", **person.event("consent-revoked", event_time=1700000000000)}
+        with Daemon(self.apple, apps=APPS, settings=settings) as daemon:
+            for body in (person.body("consent-revoked", events=[again]), person.body("account-delete")):
+                self.assertEqual(daemon.post(body), (200, "accepted"))
+            self.ack(daemon, "accounts", 2)
+            wait_until(lambda: daemon.query("SELECT * FROM erased"), "the person is erased")
+            both = person.body("consent-revoked", events=[again] + [
+                {"type": "consent-revoked", **neighbour.event("consent-revoked", event_time=1700000000000 + number)}
+                for number in range(2)])
+            self.assertEqual(daemon.post(both), (200, "accepted"))
+            self.ack(daemon, "accounts", 3)  # not all of it
+            daemon.restart(fake_time=later)
+            wait_until(lambda: [row["id"] for row in daemon.rows()] == [4], "the others go")
+            self.assertEqual(daemon.query("SELECT id FROM raw"), [{"id": 3}])
+            self.ack(daemon, "accounts", 4)
+            wait_until(lambda: not daemon.query("SELECT id FROM raw"), "the body follows", 30)
+
     def test_a_duration_counts_from_the_last_acknowledgement(self):
         harness.need("faketime")
         person = Person(self.apple)

@@ -146,6 +146,28 @@ START_TEST(past_hard_nobody_is_waited_for_and_it_is_counted)
 }
 END_TEST
 
+/* One that consumers forward as it came is whole until they are done with all of it. */
+START_TEST(a_body_stays_until_its_last_row_may_go)
+{
+    configure(1);
+    for (int id = 1; id <= 3; id++)
+        add_row(id, "x", AGED(100));
+    add_row(4, "x", AGED(1));
+    sql_run(outbox->db, "UPDATE events SET raw_id = 1 WHERE id <= 3");
+    sql_run(outbox->db, "DELETE FROM raw WHERE id IN (2, 3)");
+    sql_run(outbox->db, "UPDATE consumers SET position = 2");
+    ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 0);
+    ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 2);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT count(*) FROM raw WHERE id = 1"), 1);
+    ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 0);
+    sql_run(outbox->db, "UPDATE consumers SET position = 3");
+    ck_assert_int_eq(sweep_all(RETENTION_RAW).removed, 1);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM raw"), 4);
+    ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 1);
+    ck_assert_int_eq(sql_number(outbox->db, "SELECT group_concat(id) FROM raw"), 4);
+}
+END_TEST
+
 /* A clock that stood wrong once must not tear a hole, nor let a row go before its time. */
 START_TEST(rows_go_in_the_order_of_their_ids)
 {
@@ -329,6 +351,7 @@ int main(void)
     tcase_add_test(sweep, past_hard_nobody_is_waited_for_and_it_is_counted);
     tcase_add_test(sweep, rows_go_in_the_order_of_their_ids);
     tcase_add_test(sweep, bodies_go_before_their_rows);
+    tcase_add_test(sweep, a_body_stays_until_its_last_row_may_go);
     tcase_add_test(sweep, test_rows_have_a_time_of_their_own);
     tcase_add_test(sweep, test_rows_below_the_others_go_by_their_time_alone);
     tcase_add_test(sweep, identities_go_by_their_arrival);
