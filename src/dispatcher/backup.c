@@ -15,7 +15,9 @@
 #define HISTORY_MAX_BYTES (4 * 1024 * 1024)
 #define PRIVATE_MODE      0600
 #define TEMPORARY         ".new"
-#define COPIED_AT_SQL     "UPDATE state SET copied_at_s = ?1"
+/* A copy of a copy is as old as the first: what came of that one in between has ids, too. */
+#define COPIED_AT_SQL \
+    "UPDATE state SET copied_at_s = CASE copied_at_s WHEN 0 THEN ?1 ELSE min(copied_at_s, ?1) END"
 
 static const char stopped[] = "stopped; no copy was left";
 

@@ -807,16 +807,18 @@ END_TEST
 START_TEST(a_copy_of_a_copy_is_one_too)
 {
     struct outbox *woken;
+    int64_t last_id = 1 + BACKUP_ID_STEP + 20 * BACKUP_ID_STEP_S;
 
     store(1);
     made();
+    settings.now_ms = NOW_MS + 10000;
     settings.database = copy;
     settings.file = place("copy-2.db");
     made();
     ck_assert_int_eq(result.last_id, 1); /* nobody has started on the first */
     snprintf(copy, sizeof copy, "%s", place("copy-2.db"));
-    woken = start_on_copy(NOW_MS);
-    ck_assert_int_eq(outbox_last_id(woken), 1 + BACKUP_ID_STEP);
+    woken = start_on_copy(NOW_MS + 20000);
+    ck_assert_int_eq(outbox_last_id(woken), last_id); /* above an earlier start on the first */
     close_copy(woken);
 }
 END_TEST
