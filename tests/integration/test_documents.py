@@ -1,6 +1,8 @@
 """What is written about the program, held to the program: the manual pages, README.md, and whatever stands below doc/."""
 
 import contextlib
+import importlib.machinery
+import importlib.util
 import pathlib
 import re
 import sqlite3
@@ -240,6 +242,35 @@ class Documents(unittest.TestCase):
                     continue
                 with self.subTest(document=document.name, path=path):
                     self.assertTrue((harness.ROOT / path).exists())
+
+
+class Proof(unittest.TestCase):
+    """A row that was not run again stays in the report as it stands there."""
+
+    @classmethod
+    def setUpClass(cls):
+        loader = importlib.machinery.SourceFileLoader("proof_run", str(harness.ROOT / "tests/proof/run"))
+        cls.proof = importlib.util.module_from_spec(importlib.util.spec_from_loader("proof_run", loader))
+        loader.exec_module(cls.proof)
+        cls.report = harness.ROOT / "PROOF.md"
+
+    def test_the_report_is_read_as_it_was_written(self):
+        parts = self.proof.read_report(self.report)
+        self.assertEqual(set(parts), {row.name for row in (harness.ROOT / "tests/proof/rows").iterdir()})
+        self.assertEqual(self.proof.report_of(parts), self.report.read_text())
+
+    def test_what_was_not_shown_is_not_counted(self):
+        parts = self.proof.read_report(self.report)
+        before = self.proof.report_of(parts)
+        shown = before.count("| **shown** |")
+        self.assertIn(f"**{shown} of {len(parts)} promises shown.**", before)
+        self.assertIn("| **shown** |", parts["kill9"][0])
+        answer = {"row": "kill9", "result": "failed", "why": "a | b", "promise": "p", "command": "c", "seconds": 1, "libraries": {}}
+        parts["kill9"] = self.proof.line_of(answer), self.proof.section_of(answer)
+        after = self.proof.report_of(parts)
+        self.assertIn(f"**{shown - 1} of {len(parts)} promises shown.**", after)
+        self.assertIn("1 s: **failed**: a | b", after)
+        self.assertEqual(before.partition("## memory-errors")[2], after.partition("## memory-errors")[2])
 
 
 def code(document):
