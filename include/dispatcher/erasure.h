@@ -42,8 +42,9 @@ struct erasure_round {
     struct outbox_reader *reader;
     struct identity_key *key; /* this thread's own */
     struct consumers *consumers;
-    int64_t after_s; /* erase_after_account_delete */
-    int64_t now_ms;  /* wall clock */
+    int64_t after_s;           /* erase_after_account_delete */
+    int64_t now_ms;            /* wall clock */
+    int64_t removed_before_ms; /* wall clock: retention removes what arrived before */
     /* Has the writer do the work in a transaction, and waits for the commit. */
     enum outbox_error (*have_done)(void *context,
                                    enum outbox_error (*work)(struct outbox *outbox, void *argument),

@@ -53,9 +53,10 @@ void retention_due_at(const struct config_retain *retain, int64_t now_ms,
 
 /* One kind of it, swept piece by piece. */
 struct retention_sweep {
-    enum retention_what what; /* given, as these three */
+    enum retention_what what; /* given, as these four */
     struct retention_due due;
     struct consumers *consumers;
+    bool erases; /* who deleted the account is erased first: the row stays until that is done */
 
     bool over;              /* nothing is left that is due */
     int64_t removed;        /* so far */

@@ -110,8 +110,10 @@ static enum outbox_error find_acknowledged(struct erasure_round *round, int64_t 
             error = acknowledged_ms(acks, &set, sqlite3_column_int64(deletes, 2), &ms);
         if (error != OUTBOX_ERROR_NONE)
             return error;
-        /* they are acknowledged in the order of their ids */
-        if (round->after_s > 0 && ms + round->after_s * 1000 > round->now_ms)
+        /* They are acknowledged in the order of their ids. One whose row retention is to remove
+         * does not wait any longer, since the row names the person. */
+        if (round->after_s > 0 && ms + round->after_s * 1000 > round->now_ms &&
+            sqlite3_column_int64(deletes, 3) >= round->removed_before_ms)
             break;
         if (round->target_count == ERASURE_TARGETS_MAX) {
             round->more = true;

@@ -54,7 +54,14 @@ void retention_due_at(const struct config_retain *retain, int64_t now_ms,
 
 /* ---- what goes in the order of its id ---- */
 
-/* The statement gives id, arrival, and whether it is a row that consumers see. */
+/* Whether the row names somebody whom an erasure is still to find by it. */
+static bool names_somebody(const struct retention_sweep *sweep, sqlite3_stmt *oldest)
+{
+    return sweep->erases && sweep->what == RETENTION_ROWS && sqlite3_column_int(oldest, 3);
+}
+
+/* The statement gives id, arrival, and whether it is a row that consumers see; for ROWS also
+ * whether it is an account-delete that is not erased. */
 static enum outbox_error look(struct outbox *outbox, sqlite3_stmt *oldest,
                               const struct retention_sweep *sweep, struct step *step)
 {
@@ -66,8 +73,9 @@ static enum outbox_error look(struct outbox *outbox, sqlite3_stmt *oldest,
         int64_t id = sqlite3_column_int64(oldest, 0);
         int64_t received_ms = sqlite3_column_int64(oldest, 1);
         bool acknowledged = id <= step->slowest;
+        bool settled = acknowledged && !names_somebody(sweep, oldest);
 
-        if (received_ms >= (acknowledged ? sweep->due.before_ms[sweep->what] : sweep->due.hard_ms))
+        if (received_ms >= (settled ? sweep->due.before_ms[sweep->what] : sweep->due.hard_ms))
             break;
         step->through = id;
         step->rows++;
@@ -97,7 +105,8 @@ struct removal {
 static const struct removal removals[RETENTION_COUNT] = {
     [RETENTION_ROWS] =
         {
-            .oldest = "SELECT id, received_at_ms, test = 0 FROM events WHERE id > 0 "
+            .oldest = "SELECT id, received_at_ms, test = 0, test = 0 AND type = 'account-delete' "
+                      "AND person IS NOT NULL AND erased_at_ms IS NULL FROM events WHERE id > 0 "
                       "ORDER BY id " LIMIT_STEP,
             .texts = {"INSERT OR IGNORE INTO facts SELECT id, type, client_id, app, team, "
                       "issued_at_ms, received_at_ms, person, erased_at_ms, ?2 FROM events WHERE "

@@ -234,14 +234,16 @@ static enum outbox_error sweep_all(struct sweeper *sweeper)
     struct sweeper_swept swept = {.why = NULL};
     enum outbox_error error = OUTBOX_ERROR_NONE;
     struct retention_due due;
-    bool any = false;
+    bool any = false, erases;
 
     pthread_mutex_lock(&sweeper->lock);
     retention_due_at(&sweeper->retain, clock_wall_ms(), &due);
+    erases = sweeper->erase_after_s != CONFIG_ERASE_OFF;
     pthread_mutex_unlock(&sweeper->lock);
     for (int what = 0; error == OUTBOX_ERROR_NONE && what < RETENTION_COUNT; what++) {
         struct retention_sweep sweep = {.what = (enum retention_what)what,
                                         .due = due,
+                                        .erases = erases,
                                         .consumers = sweeper->settings.consumers};
 
         error = sweep_one(sweeper, &sweep);
@@ -474,6 +476,7 @@ static enum outbox_error erase(struct sweeper *sweeper)
     round->context = sweeper;
     pthread_mutex_lock(&sweeper->lock);
     round->after_s = sweeper->erase_after_s;
+    round->removed_before_ms = round->now_ms - sweeper->retain.events_s * 1000;
     pthread_mutex_unlock(&sweeper->lock);
     if (error == OUTBOX_ERROR_NONE) {
         bool erasing = sweeper->erasing;

@@ -323,6 +323,28 @@ class TestErasure(unittest.TestCase):
             wait_until(lambda: daemon.metrics().value("siwa_erasures_pending") == 0, "the log is emptied")
             self.require_gone(daemon, person)
 
+    def test_a_duration_that_ends_after_the_row_was_to_be_removed(self):
+        """The acknowledgement comes after the arrival: retention must not take away what names the person to erase."""
+        harness.need("faketime")
+        person = Person(self.apple)
+        now = time.time()
+        settings = {"consumers": [{"name": "accounts"}], "erase_after_account_delete": "30d", "retain": {"events": "30d"}}
+        with Daemon(self.apple, apps=APPS, settings=settings) as daemon:
+            self.assertEqual(daemon.post(person.body("account-delete")), (200, "accepted"))
+            daemon.restart(fake_time=now + DAY)
+            self.ack(daemon, "accounts", 1)
+            daemon.restart(fake_time=now + 20 * DAY)
+            self.assertEqual(daemon.post(person.body("consent-revoked", now=now + 20 * DAY)), (200, "accepted"))
+            self.assertEqual(daemon.post(person.body("email-enabled", now=now + 15 * DAY)), (200, "quarantined"))
+            del person.texts[-3]  # its jti stands nowhere but within the token
+            self.ack(daemon, "accounts", 2)
+            daemon.restart(fake_time=now + 30 * DAY + 60)
+            wait_until(lambda: [row["id"] for row in daemon.rows()] == [2], "the account-delete is removed")
+            wait_until(lambda: daemon.rows()[0]["sub"] is None, "what came later is erased", 20)
+            wait_until(lambda: not daemon.query("SELECT id FROM quarantine"), "quarantine too", 20)
+            wait_until(lambda: daemon.metrics().value("siwa_erasures_pending") == 0, "the log is emptied")
+            self.require_gone(daemon, person)
+
     def test_it_needs_somebody_who_acknowledges(self):
         daemon = Daemon(self.apple, settings={"erase_after_account_delete": "acked"})
         self.addCleanup(daemon.release)

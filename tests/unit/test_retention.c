@@ -168,6 +168,36 @@ START_TEST(a_body_stays_until_its_last_row_may_go)
 }
 END_TEST
 
+/* Retention in front of an erasure would take away what names whom it is to erase. */
+START_TEST(who_deleted_the_account_is_erased_first)
+{
+    struct retention_sweep sweep;
+
+    configure(1);
+    add_row(1, "x", AGED(300));
+    add_row(2, "account-delete", AGED(300));
+    add_row(3, "account-delete", AGED(300));
+    sql_run(outbox->db, "UPDATE consumers SET position = 3");
+    sweep = sweep_begin(RETENTION_ROWS);
+    sweep.erases = true;
+    sweep_piece(&sweep);
+    ck_assert_int_eq(sweep.removed, 1);
+    ck_assert(sweep.over);
+    sql_run(outbox->db, "UPDATE events SET erased_at_ms = 7 WHERE id = 2");
+    sql_run(outbox->db, "UPDATE events SET received_at_ms = %lld WHERE id = 3",
+            (long long)AGED(366)); /* whatever keeps the erasure, this is the limit */
+    sweep = sweep_begin(RETENTION_ROWS);
+    sweep.erases = true;
+    sweep_piece(&sweep);
+    ck_assert_int_eq(sweep.removed, 2);
+    ck_assert_int_eq(sweep.unacknowledged, 0);
+    /* where nobody is erased, there is nothing to wait for */
+    add_row(4, "account-delete", AGED(300));
+    sql_run(outbox->db, "UPDATE consumers SET position = 4");
+    ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 1);
+}
+END_TEST
+
 /* A clock that stood wrong once must not tear a hole, nor let a row go before its time. */
 START_TEST(rows_go_in_the_order_of_their_ids)
 {
@@ -351,6 +381,7 @@ int main(void)
     tcase_add_test(sweep, past_hard_nobody_is_waited_for_and_it_is_counted);
     tcase_add_test(sweep, rows_go_in_the_order_of_their_ids);
     tcase_add_test(sweep, bodies_go_before_their_rows);
+    tcase_add_test(sweep, who_deleted_the_account_is_erased_first);
     tcase_add_test(sweep, a_body_stays_until_its_last_row_may_go);
     tcase_add_test(sweep, test_rows_have_a_time_of_their_own);
     tcase_add_test(sweep, test_rows_below_the_others_go_by_their_time_alone);
