@@ -212,7 +212,9 @@ struct outbox_day {
 int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
                        void (*on_day)(void *context, const struct outbox_day *day), void *context);
 
-/* A number that changes when another connection commits (PRAGMA data_version), or -errno. */
+/* A number that changes when another connection commits (PRAGMA data_version), or -errno: -ESTALE
+ * where the file was moved or deleted, as by a restore, so that nothing will be committed to it any
+ * more. */
 int64_t outbox_reader_data_version(struct outbox_reader *reader);
 
 /* PRAGMA quick_check over the reader: 0 when sound, -EIO with its first finding in ret_why. Long;

@@ -230,6 +230,11 @@ static int follow(struct listing *listing)
         }
         seen = version;
     }
+    if (seen == -ESTALE) {
+        cli_error(events_name, "the database was moved or replaced, as a restore does; nothing "
+                               "more will come from this one: begin again");
+        listing->error = -ESTALE;
+    }
     return (int)seen;
 }
 

@@ -276,11 +276,16 @@ int outbox_reader_days(struct outbox_reader *reader, int64_t from_day,
 int64_t outbox_reader_data_version(struct outbox_reader *reader)
 {
     sqlite3_stmt *statement = reader->statements[READER_DATA_VERSION];
-    int code = sqlite3_step(statement);
+    int code = sqlite3_step(statement), moved = 0;
     int64_t version = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
 
     sqlite3_reset(statement);
-    return code == SQLITE_ROW ? version : outbox_reader_error(code);
+    if (code != SQLITE_ROW)
+        return outbox_reader_error(code);
+    code = sqlite3_file_control(reader->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    if (code != SQLITE_OK)
+        return outbox_reader_error(code);
+    return moved ? -ESTALE : version;
 }
 
 static int must_stop(void *context)

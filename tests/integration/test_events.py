@@ -187,6 +187,25 @@ class AfterTheDaemon(unittest.TestCase):
                 found = daemon.command("events", "--json", check=0).stdout.splitlines()
                 self.assertEqual(len(found), 3)
 
+    def test_follow_ends_where_the_database_was_replaced(self):
+        """As by a restore: what it holds open is no outbox any more, and would stay silent for ever."""
+        apple = Apple()
+        with Daemon(apple) as daemon:
+            daemon.post(apple.body(apple.notification()))
+            command = [harness.PROGRAM, "events", "--config", daemon.config_file, "--follow", "--json"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                self.addCleanup(process.kill)
+                process.stdout.readline()
+                copy = daemon.directory / "copy.db"
+                daemon.command("backup", copy, check=0)
+                daemon.stop()
+                for name in daemon.directory.glob("outbox.db*"):
+                    name.unlink()
+                copy.rename(daemon.database)
+                daemon.start()
+                self.assertEqual(process.wait(harness.PATIENCE_S), 1)
+                self.assertIn("moved or replaced", process.stderr.read())
+
     def test_follow_survives_a_restart(self):
         apple = Apple()
         with Daemon(apple) as daemon:
