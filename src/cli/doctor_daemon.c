@@ -200,6 +200,15 @@ static void tell_app(struct doctor *doctor, struct outbox_reader *reader,
                 HISTORY_DAYS);
 }
 
+/* What came before an app was added makes no stranger of it. */
+static bool is_configured(const struct config *config, const char *client_id)
+{
+    for (size_t i = 0; i < config->app_count; i++)
+        if (strcmp(config->apps[i].client_id, client_id) == 0)
+            return true;
+    return false;
+}
+
 static void tell_strangers(struct doctor *doctor, const struct history_summary *history)
 {
     char since[MOMENT_TEXT_BYTES];
@@ -207,6 +216,8 @@ static void tell_strangers(struct doctor *doctor, const struct history_summary *
     for (size_t i = 0; i < history->stranger_count; i++) {
         const struct history_stranger *stranger = &history->strangers[i];
 
+        if (is_configured(doctor->config, stranger->client_id))
+            continue;
         moment_text(stranger->first_day * HISTORY_DAY_MS, since);
         doctor_tell(doctor, "history.audience", DOCTOR_WARN,
                     "add it to `apps`, or correct the endpoint of that App ID",

@@ -429,6 +429,8 @@ class TestHere(DoctorCase):
             self.expect(findings, "history.audience", "warn", f"3 notifications for com.example.forgotten since {today}",
                         "add it to `apps`")
             self.expect(findings, "history.outcome", "warn", "bad_body: 1 today", "proxy")
+            daemon.settings["apps"].append({"client_id": "com.example.forgotten", "app": "F", "team": "ABCDE12345"})
+            self.assertNotIn("history.audience", [finding["check"] for finding in self.findings(daemon)])
 
     def test_what_doctor_sends_is_no_warning_on_the_first_day(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
