@@ -108,6 +108,24 @@ static void look_at_disk(struct doctor *doctor)
                     "%.0f MiB are free on its disk", (double)free_bytes / MIB);
 }
 
+/* Without it the daemon refuses to start; one that runs has it in memory, and shows nothing. */
+static void look_at_identity_key(struct doctor *doctor)
+{
+    char path[PATH_MAX], key[PATH_MAX + sizeof ".key"];
+
+    if (!realpath(doctor->config->database, path))
+        return;
+    size_t length = strlen(path);
+    if (length > 3 && strcmp(path + length - 3, ".db") == 0)
+        length -= 3;
+    (void)snprintf(key, sizeof key, "%.*s.key", (int)length, path);
+    if (access(key, F_OK) < 0 && errno == ENOENT)
+        doctor_tell(doctor, "database.file", DOCTOR_FAIL, "restore it from a backup",
+                    "%s is missing: the next start will be refused, since every repeat of what the "
+                    "database holds would count as new",
+                    key);
+}
+
 static void look_at_database(struct doctor *doctor)
 {
     const char *path = doctor->config->database;
@@ -129,6 +147,7 @@ static void look_at_database(struct doctor *doctor)
     else
         doctor_tell(doctor, "database.file", DOCTOR_OK, NULL, "%s, %.1f MiB", path,
                     (double)file.st_size / MIB);
+    look_at_identity_key(doctor);
     look_at_mode(doctor, &file);
     look_at_content(doctor);
     look_at_wal(doctor);

@@ -263,6 +263,11 @@ class TestHere(DoctorCase):
                 os.chown(daemon.database, 1, -1)
                 self.expect(self.findings(daemon), "database.mode", "fail", "belongs to user 1")
                 os.chown(daemon.database, 0, -1)
+            key = daemon.directory / "outbox.key"
+            key.rename(daemon.directory / "away")
+            missing = [finding["cause"] for finding in self.findings(daemon, code=1) if finding["state"] == "fail"]
+            self.assertIn(f"{key} is missing: the next start will be refused", missing[0])
+            (daemon.directory / "away").rename(key)
             daemon.stop()
             findings = self.findings(daemon)
             self.expect(findings, "daemon.ready", "fail", "systemctl")
