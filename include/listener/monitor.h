@@ -25,6 +25,7 @@ struct monitor_settings {
     const char *version;                /* for siwa_build_info; copied */
     struct key_cache *key_cache;        /* borrowed */
     struct consumer_metrics *consumers; /* borrowed; NULL: none */
+    struct ingress *ingress;            /* knows the apps; borrowed; NULL: all that were heard of */
     struct consumers *positions;        /* for the status page; borrowed; NULL: none */
     const char *database;               /* its path, for the counts of the last days; borrowed */
 };

@@ -536,6 +536,7 @@ static int make_services(struct serve *serve)
                                                        .version = SIWA_VERSION,
                                                        .key_cache = serve->keys,
                                                        .consumers = serve->consumer_metrics,
+                                                       .ingress = serve->ingress,
                                                        .positions = serve->consumers,
                                                        .database = config->database},
                             &serve->monitor);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "dispatcher/history_summary.h"
+#include "dispatcher/policy.h"
+#include "listener/ingress.h"
 #include "listener/status_page.h"
 #include "support/clock.h"
 
@@ -44,6 +46,7 @@ struct monitor {
     size_t watched_count;
     struct key_cache *key_cache;
     struct consumer_metrics *consumers;
+    struct ingress *ingress;
     struct consumers *positions;
     const char *database;
     struct outbox_reader *reader; /* opened when somebody looks at the status page */
@@ -222,6 +225,7 @@ static void answer_metrics(struct monitor *monitor, struct http_request *request
 struct app_list {
     struct status_app apps[STATUS_APPS_MAX];
     size_t count;
+    struct policy *policy; /* NULL: all of them */
 };
 
 struct consumer_list {
@@ -235,6 +239,9 @@ static void list_app(void *context, const struct metrics_series *series,
 {
     struct app_list *list = context;
 
+    /* a metric stays when its app has left the configuration */
+    if (list->policy && !policy_find(list->policy, label_values[0]))
+        return;
     if (list->count < STATUS_APPS_MAX)
         list->apps[list->count++] = (struct status_app){
             .client_id = label_values[0], .last_accepted_s = (int64_t)metrics_value(series)};
@@ -308,8 +315,10 @@ static void answer_status(struct monitor *monitor, struct http_request *request)
         return;
     }
     health_report(monitor->health, &report);
+    list->policy = monitor->ingress ? ingress_policy(monitor->ingress) : NULL;
     metrics_each(metrics_find(monitor->metrics, "siwa_last_accepted_timestamp_seconds"), list_app,
                  list);
+    policy_unref(list->policy);
     bool readable = read_history(monitor, now_ms, &history);
     if (readable && monitor->positions)
         (void)consumers_list(monitor->positions, monitor->reader, now_ms, list_consumer,
@@ -427,6 +436,7 @@ int monitor_new(const struct monitor_settings *settings, struct monitor **ret_mo
     monitor->metrics = settings->metrics;
     monitor->key_cache = settings->key_cache;
     monitor->consumers = settings->consumers;
+    monitor->ingress = settings->ingress;
     monitor->positions = settings->positions;
     monitor->database = settings->database;
     monitor->started_s = clock_wall_ms() / 1000;

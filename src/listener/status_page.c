@@ -5,6 +5,7 @@
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "html.h"
@@ -228,15 +229,31 @@ static void write_apps(FILE *out, const struct status *status)
         write_app(out, status, &status->apps[i]);
 }
 
-static void write_strangers(FILE *out, const struct history_summary *history)
+/* What came before an app was added makes no stranger of it. */
+static bool is_configured(const struct status *status, const char *client_id)
 {
-    if (history->stranger_count == 0)
+    for (size_t i = 0; i < status->app_count; i++)
+        if (strcmp(status->apps[i].client_id, client_id) == 0)
+            return true;
+    return false;
+}
+
+static void write_strangers(FILE *out, const struct status *status)
+{
+    const struct history_summary *history = status->history;
+    size_t shown = 0;
+
+    for (size_t i = 0; i < history->stranger_count; i++)
+        shown += !is_configured(status, history->strangers[i].client_id);
+    if (shown == 0)
         return;
     (void)fputs("<h2>Not configured here</h2>\n<p class=\"warn\">Apple signed these for apps that "
                 "this daemon does not know; nothing of them was stored. Add the app to `apps`, or "
                 "give its App ID its own endpoint.</p>\n<ul>\n",
                 out);
     for (size_t i = 0; i < history->stranger_count; i++) {
+        if (is_configured(status, history->strangers[i].client_id))
+            continue;
         (void)fputs("<li>", out);
         html_text(out, history->strangers[i].client_id);
         (void)fprintf(out, ": %" PRIu64 " since ", history->strangers[i].count);
@@ -412,7 +429,7 @@ static void write_page(FILE *out, const struct status *status)
     write_checks(out, status->report);
     write_apps(out, status);
     if (status->history) {
-        write_strangers(out, status->history);
+        write_strangers(out, status);
         write_outcomes(out, status->history);
     }
     write_consumers(out, status);

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -80,6 +81,25 @@ class TestStatusPage(unittest.TestCase):
         for part in ("Ready", "com.example.app", "com.example.<b>&quiet", "com.example.forgotten: 1 since",
                      "account-delete 2", "No event in the last 30 days.", "bad_body", "wrong_audience", "current"):
             self.assertIn(part, text)
+
+    def test_it_follows_the_configuration(self):
+        """What came before an app was added makes no stranger of it; one that was taken away is no app any more."""
+        with Daemon(self.apple) as daemon:
+            def reload():
+                daemon.write_config()
+                daemon.process.send_signal(signal.SIGHUP)
+
+            self.assertEqual(daemon.post(self.apple.body(self.apple.notification(aud="com.example.forgotten")))[0], 503)
+            daemon.restart()
+            self.assertIn("Not configured here", daemon.get("/").body)
+            daemon.settings["apps"].append({"client_id": "com.example.forgotten", "app": "F", "team": "ABCDE12345"})
+            reload()
+            harness.wait_until(lambda: "Not configured here" not in daemon.get("/").body, "it is no stranger", 20)
+            self.assertIn("com.example.forgotten", daemon.get("/").body)
+            daemon.settings["apps"].pop()
+            reload()
+            harness.wait_until(lambda: "Not configured here" in daemon.get("/").body, "it is one again", 20)
+            self.assertNotIn("com.example.forgotten", daemon.get("/").body.partition("Not configured here")[0])
 
     def test_headers(self):
         reply = self.page()
