@@ -151,6 +151,11 @@ int outbox_open_key(const struct outbox *outbox, struct identity_key **ret_key,
 /* Leaves PATH.failed, so that the next start checks first. 0 or -errno. */
 int outbox_mark_failed(const struct outbox *outbox);
 
+/* The name of a file that belongs to the database at path, such as that of its identity key,
+ * ".key": the suffix in the place of .db, or behind another name. Cut off where capacity bytes, the
+ * NUL among them, are too few. Any thread. */
+void outbox_name_beside(const char *path, const char *suffix, char *ret_name, size_t capacity);
+
 /* Opens read-only (mode=ro, query_only): never makes or changes a database. Refuses a foreign file
  * and another schema. 0; -ENOENT where there is none; errors and ret_why as outbox_open. A reader
  * is used by one thread at a time, and holds no transaction between two calls. */

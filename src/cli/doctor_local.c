@@ -115,10 +115,7 @@ static void look_at_identity_key(struct doctor *doctor)
 
     if (!realpath(doctor->config->database, path))
         return;
-    size_t length = strlen(path);
-    if (length > 3 && strcmp(path + length - 3, ".db") == 0)
-        length -= 3;
-    (void)snprintf(key, sizeof key, "%.*s.key", (int)length, path);
+    outbox_name_beside(path, ".key", key, sizeof key);
     if (access(key, F_OK) < 0 && errno == ENOENT)
         doctor_tell(doctor, "database.file", DOCTOR_FAIL, "restore it from a backup",
                     "%s is missing: the next start will be refused, since every repeat of what the "

@@ -155,10 +155,6 @@ int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BY
 /* What holds for each connection: no trust in the schema, no extensions, the time-out. */
 int outbox_connection_settings(sqlite3 *db);
 
-/* The name of a file that belongs to the database at path: its suffix in the place of .db, or
- * behind another name. */
-void outbox_name_beside(const char *path, const char *suffix, char *ret_name, size_t capacity);
-
 /* Syncs the folder of the file at path. 0 or -errno. */
 int outbox_sync_folder_of(const char *path);
 
