@@ -30,6 +30,13 @@ static void release_json(json_t **value)
     json_decref(*value);
 }
 
+/* Whether something stands around the text that a spreadsheet or an editor leaves there. */
+static bool is_framed(const char *text, size_t bytes)
+{
+    return strchr(" \t", text[0]) || strchr(" \t", text[bytes - 1]) ||
+           strncmp(text, "\xef\xbb\xbf", 3) == 0;
+}
+
 /* One line, without its end. */
 static int read_sub(char **ret_sub)
 {
@@ -48,6 +55,13 @@ static int read_sub(char **ret_sub)
         text[--bytes] = '\0';
     if (bytes == 0 || strlen(text) != bytes || strpbrk(text, "\r\n")) {
         cli_error(erase_name, "standard input must be the sub, on one line and nothing else");
+        free(text);
+        return -EINVAL;
+    }
+    /* else there is nobody of that name, and all seems to be done */
+    if (is_framed(text, bytes)) {
+        cli_error(erase_name, "the sub on standard input begins or ends with a blank or a byte "
+                              "order mark, which is none of it: leave it out");
         free(text);
         return -EINVAL;
     }

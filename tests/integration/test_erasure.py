@@ -145,6 +145,8 @@ class TestErasure(unittest.TestCase):
 
             # what the command refuses
             for arguments, data, status in ((["--team", TEAM], "", 1), (["--team", TEAM], "a\nb\n", 1),
+                                            (["--team", TEAM], " a\n", 1), (["--team", TEAM], "a\t\n", 1),
+                                            (["--team", TEAM], "a ", 1), (["--team", TEAM], "\ufeffa\n", 1),
                                             ([], "a\n", 2), (["--team", "abc"], "a\n", 1),
                                             (["--client-id", "com.example.none"], "a\n", 1),
                                             (["--team", TEAM, "--client-id", "x"], "a\n", 2)):
