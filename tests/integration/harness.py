@@ -599,7 +599,8 @@ class Daemon(Process):
         self.spawn(command, env=environment, pass_fds=descriptors)
 
     def start(self, seconds=PATIENCE_S):
-        """Starts and waits for READY=1 to the service manager."""
+        """Starts and waits for READY=1 to the service manager; where the keys are in a file, also for the first look into it, which
+        may come after that, and which whoever asks for a refresh would share."""
         self.spawn_daemon()
 
         def ready():
@@ -614,7 +615,15 @@ class Daemon(Process):
             if self.running():
                 self.kill9()
             raise
+        keys, control = (str(self.settings.get(name)) for name in ("keys", "control"))
+        if keys.startswith("file:") and control.startswith("unix:"):
+            wait_until(self.looked_for_keys, "the first look into the file of keys", seconds)
         return self
+
+    def looked_for_keys(self):
+        """Whether no attempt to refresh is under way or still to begin: what was saved may do for now."""
+        state = json.loads(self.control("GET", "/v1/state").body)
+        return state["refresh"]["attempts"] > 0 or (state["keys"]["usable"] and not state["refresh"]["in_flight"])
 
     def notify_states(self):
         """All lines that the daemon has sent to its service manager since its last start."""
