@@ -197,9 +197,15 @@ class Checks:
         self.assertIn(answer.split(b" ")[1:2], ([], [b"408"]))
 
     def test_without_the_daemon_apple_is_asked_to_come_again(self):
+        def told():
+            """One that answers before it has read the body may reset the stream: nobody takes that for an answer."""
+            status = self.curl("--http2", data=self.notification())[0]
+            self.assertIn(status, (502, 503, "reset"))
+            return status != "reset"
+
         self.daemon.stop()
         try:
-            self.assertIn(self.curl("--http2", data=self.notification())[0], (502, 503))
+            harness.wait_until(told, "it is told so")
         finally:
             self.daemon.start()
         self.assertEqual(harness.wait_until(lambda: self.curl("--http2", data=self.notification()) == (200, "2"),
