@@ -64,9 +64,8 @@ static void print_losses(const json_t *listed)
 
         if (json_is_true(json_object_get(consumer, "configured")) &&
             number(consumer, "position") < pruned_through)
-            (void)printf("\n%s: events up to %lld were removed before it acknowledged them "
-                         "(retain.hard).\nIt reads on after: siwa-notifyd seek --consumer %s "
-                         "--to %lld\n",
+            (void)printf("\n%s: events up to %lld were removed before it acknowledged them.\n"
+                         "It reads on after: siwa-notifyd seek --consumer %s --to %lld\n",
                          name, (long long)pruned_through, name, (long long)pruned_through);
     }
 }
