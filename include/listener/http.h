@@ -20,7 +20,12 @@ struct http_request; /* valid from on_headers to on_over, on the loop's thread o
 struct http_reply;   /* a prepared answer; reusable, immutable, owned by whoever made it */
 
 /* OTHER: a well-formed method of another name, for which 405 is the service's to say. */
-enum http_method { HTTP_METHOD_GET = 1, HTTP_METHOD_POST = 2, HTTP_METHOD_OTHER = 4 };
+enum http_method {
+    HTTP_METHOD_GET = 1,
+    HTTP_METHOD_POST = 2,
+    HTTP_METHOD_OTHER = 4,
+    HTTP_METHOD_HEAD = 8, /* of an answer with a body, its headers alone are sent */
+};
 
 struct http_limits {
     unsigned connections; /* beyond it, whoever waited longest makes room, or the next one waits */

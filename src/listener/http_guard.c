@@ -188,9 +188,12 @@ enum http_guard http_guard_judge(const struct http_head *head, size_t body_bytes
         return HTTP_GUARD_FRAMING;
     if (strcmp(head->method, "GET") == 0)
         method = HTTP_METHOD_GET;
+    else if (strcmp(head->method, "HEAD") == 0)
+        method = HTTP_METHOD_HEAD;
     else if (strcmp(head->method, "POST") == 0)
         method = HTTP_METHOD_POST;
-    if (method == HTTP_METHOD_GET && framing.length && strcmp(framing.length->value, "0") != 0)
+    if ((method & (HTTP_METHOD_GET | HTTP_METHOD_HEAD)) && framing.length &&
+        strcmp(framing.length->value, "0") != 0)
         return HTTP_GUARD_FRAMING;
     if (method == HTTP_METHOD_POST && !framing.length)
         return HTTP_GUARD_NO_LENGTH;

@@ -57,7 +57,7 @@ struct monitor {
 
 /* A monitor is asked for what is true now. */
 static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
-static const char *const allow_get[] = {"Allow", "GET", NULL};
+static const char *const allow_get[] = {"Allow", "GET, HEAD", NULL};
 
 /* ---- gauges ---- */
 
@@ -366,7 +366,7 @@ static void on_headers(void *context, struct http_request *request)
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         if (strcmp(http_request_path(request), pages[i].path) != 0)
             continue;
-        if (http_request_method(request) != HTTP_METHOD_GET)
+        if (!(http_request_method(request) & (HTTP_METHOD_GET | HTTP_METHOD_HEAD)))
             http_request_answer(request, monitor->not_allowed);
         else
             pages[i].answer(monitor, request);

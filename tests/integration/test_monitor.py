@@ -51,6 +51,25 @@ class TestHealth(MonitorCase):
             for path in "/index.html", "/v1/state", "/apple/notifications":
                 self.assertEqual(daemon.get(path).status, 404)
 
+    def test_head_is_get_without_the_body(self):
+        """What watches from outside often asks so."""
+        with Daemon(self.apple) as daemon:
+            connection = harness.Connection(daemon.settings["monitor"])
+            self.addCleanup(connection.close)
+            for path in ("/healthz", "/readyz", "/metrics", "/", "/no-such"):
+                with self.subTest(path=path):
+                    connection.request("GET", path)
+                    got = connection.getresponse()
+                    body = got.read()
+                    connection.request("HEAD", path)
+                    head = connection.getresponse()
+                    self.assertEqual((head.status, head.read()), (got.status, b""))
+                    self.assertEqual(head.headers["Content-Type"], got.headers["Content-Type"])
+                    if path == "/healthz":
+                        self.assertEqual(head.headers["Content-Length"], str(len(body)))
+            head = harness.exchange(daemon.settings["monitor"], b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            self.assertTrue(head.endswith(b"\r\n\r\n"), head)  # read bare: a client would leave a body for the next answer
+
     def test_days_are_counted_across_restarts(self):
         with Daemon(self.apple) as daemon:
             for _ in range(2):

@@ -125,7 +125,7 @@ class TestMainPath(ServeCase):
         with Daemon(self.apple) as daemon:
             self.assertEqual(request(daemon.address, "POST", "/other", self.body()).status, 404)
             self.assertEqual(request(daemon.address, "POST", PATH + "/", self.body()).status, 404)
-            for method in ("GET", "PUT", "DELETE"):
+            for method in ("GET", "HEAD", "PUT", "DELETE"):
                 reply = request(daemon.address, method, PATH)
                 self.assertEqual((reply.status, reply.headers["Allow"]), (405, "POST"), method)
             reply = harness.exchange(daemon.address, f"POST {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

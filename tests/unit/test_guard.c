@@ -145,6 +145,8 @@ static const struct guard_case cases[] = {
      HTTP_GUARD_TOO_LARGE},
     {"post without a length", POST(""), 0, HTTP_GUARD_NO_LENGTH},
     {"get with a body", GET("Content-Length: 5\r\n"), 0, HTTP_GUARD_FRAMING},
+    {"head with a body", "HEAD /x HTTP/1.1\r\n" H "Content-Length: 5\r\n\r\n", 0,
+     HTTP_GUARD_FRAMING},
     {"get with a length of many zeros", GET("Content-Length: 00\r\n"), 0, HTTP_GUARD_FRAMING},
     {"connection drops the length", POST("Content-Length: 5\r\nConnection: Content-Length\r\n"), 0,
      HTTP_GUARD_FRAMING},
@@ -244,7 +246,7 @@ START_TEST(stores_method_and_length)
         size_t bytes;
     } good[] = {{POST("Content-Length: 512\r\n"), HTTP_METHOD_POST, 512},
                 {GET(""), HTTP_METHOD_GET, 0},
-                {LINE("HEAD /x HTTP/1.1"), HTTP_METHOD_OTHER, 0},
+                {LINE("HEAD /x HTTP/1.1"), HTTP_METHOD_HEAD, 0},
                 {LINE("GETS /x HTTP/1.1"), HTTP_METHOD_OTHER, 0}};
     struct laid_out *out = malloc(sizeof(*out));
 
