@@ -76,7 +76,8 @@ enum consumers_verdict {
     CONSUMERS_UNKNOWN,   /* no consumer of this name is configured */
     CONSUMERS_BACKWARDS, /* an acknowledgement below the position */
     CONSUMERS_BEYOND,    /* above last_id */
-    CONSUMERS_PRUNED     /* below pruned_through: rows were removed before they were acknowledged */
+    CONSUMERS_PRUNED,    /* below pruned_through: rows were removed before they were acknowledged */
+    CONSUMERS_MOVED      /* the position is not where the acknowledgement begins */
 };
 
 /* A change of one position, as work for the writer. */
@@ -90,6 +91,7 @@ struct consumers_change {
     char name[CONSUMER_NAME_BYTES];
     bool seek; /* to any position from pruned_through to last_id; else acknowledge through it */
     int64_t to;
+    int64_t from; /* an acknowledgement holds for a consumer that is here; < 0: wherever it is */
     void (*done)(struct consumers_change *change); /* once, on the writer thread */
     void *context;                                 /* of whoever asks */
 
@@ -104,8 +106,9 @@ struct consumers_change {
  * acknowledgement of many rows is done in pieces of a few milliseconds, each committed, with
  * notifications between them: one that fails midway leaves the position in between, and asking
  * again goes on from there. To acknowledge the position itself once more changes nothing and is no
- * error. Rows that a seek passes over are not acknowledged, and the table acks does not have them.
- * 0, or -EAGAIN, -ESHUTDOWN, -EIO as writer_post: then done is not called. Any thread. */
+ * error, whatever from says: the answer may have been lost. Rows that a seek passes over are not
+ * acknowledged, and the table acks does not have them. 0, or -EAGAIN, -ESHUTDOWN, -EIO as
+ * writer_post: then done is not called. Any thread. */
 int consumers_post(struct consumers *consumers, struct writer *writer,
                    struct consumers_change *change);
 

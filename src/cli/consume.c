@@ -103,11 +103,12 @@ static int fetch(const struct consume *consume, int64_t after, json_t **ret_page
 }
 
 /* Without heed of a stop: what the command has done is to be remembered. ret_moved is set where the
- * position is not what it was. */
-static int acknowledge(const struct consume *consume, int64_t id, bool *ret_moved)
+ * position is not from, as after a seek: then nothing is acknowledged. */
+static int acknowledge(const struct consume *consume, int64_t from, int64_t id, bool *ret_moved)
 {
     char path[64];
-    json_t *body = json_pack("{s:I}", "through", (json_int_t)id), *answer = NULL;
+    json_t *answer = NULL;
+    json_t *body = json_pack("{s:I,s:I}", "from", (json_int_t)from, "through", (json_int_t)id);
     const struct daemon_request request = {
         .config = consume->config, .path = path, .body = body, .timeout_ms = DAEMON_CALL_MS};
     unsigned status = 0;
@@ -232,9 +233,10 @@ static int run_for_event(const struct consume *consume, const json_t *event)
 
 /* Where one is in the stream. */
 struct place {
-    int64_t after;  /* the last event that was shown; with a command the daemon knows */
-    int64_t raw_id; /* of the last body that was given */
-    bool moved;     /* somebody else moved the consumer */
+    int64_t after;    /* the last event that was shown; with a command the daemon knows */
+    int64_t position; /* of the consumer, as far as is known */
+    int64_t raw_id;   /* of the last body that was given */
+    bool moved;       /* somebody else moved the consumer */
 };
 
 /* Nothing of the person is left. An event that came without a sub has its jti still. */
@@ -316,9 +318,10 @@ static int give_page(struct consume *consume, struct place *place, const json_t 
         place->after = number(event, "id");
         if (!consume->command || goes_on(consume, page, i))
             continue;
-        error = acknowledge(consume, place->after, &place->moved);
+        error = acknowledge(consume, place->position, place->after, &place->moved);
         if (error < 0 || place->moved)
             return error;
+        place->position = place->after;
     }
     return 0;
 }
@@ -333,6 +336,7 @@ static int turn(struct consume *consume, struct place *place, bool *ret_more)
         return error;
     const json_t *page = json_object_get(answer, "events");
     place->moved = false;
+    place->position = number(answer, "after");
     error = give_page(consume, place, page);
     *ret_more = consume->follow || json_array_size(page) > 0;
     json_decref(answer);

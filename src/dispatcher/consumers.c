@@ -279,6 +279,9 @@ static enum consumers_verdict judge(const struct consumers_change *change,
         return CONSUMERS_BEYOND;
     if (!change->seek && change->to < bounds->position)
         return CONSUMERS_BACKWARDS;
+    if (!change->seek && change->from >= 0 && change->from != bounds->position &&
+        change->to != bounds->position)
+        return CONSUMERS_MOVED;
     if (change->to < bounds->pruned_through)
         return CONSUMERS_PRUNED;
     return CONSUMERS_DONE;
@@ -323,6 +326,8 @@ static enum outbox_error move(struct consumers_change *change, struct outbox *ou
         return error;
     change->position = to;
     change->more = more;
+    if (more && change->from >= 0)
+        change->from = to; /* where the next piece begins, unless somebody seeks meanwhile */
     return error;
 }
 

@@ -16,6 +16,8 @@ static const struct problem problem_not_yours = {
 static const struct problem problem_backwards = {"ack-backwards", 409,
                                                  "The consumer has acknowledged more already"};
 static const struct problem problem_beyond = {"beyond-last", 409, "There is no such row yet"};
+static const struct problem problem_moved = {
+    "position-moved", 409, "The consumer is not where the acknowledgement begins"};
 static const struct problem problem_not_moved = {"not-stored", 503,
                                                  "The change could not be stored"};
 
@@ -205,6 +207,11 @@ static void answer_change(struct control *control, struct http_request *request,
                                     "%s is at %lld already; only a seek goes back", change->name,
                                     (long long)change->position);
         return;
+    case CONSUMERS_MOVED:
+        control_answer_problem_with(control, request, &problem_moved, numbers_json(change),
+                                    "%s is at %lld; go on from there", change->name,
+                                    (long long)change->position);
+        return;
     case CONSUMERS_BEYOND:
         control_answer_problem_with(control, request, &problem_beyond, numbers_json(change),
                                     "the last row is %lld", (long long)change->last_id);
@@ -242,8 +249,14 @@ static void forget_change(struct control_waiting *waiting)
         change->abandoned = true;
 }
 
+/* What is asked of a consumer. */
+struct asked {
+    bool seek;
+    json_int_t to, from; /* from < 0: not said */
+};
+
 static void post_change(struct control *control, struct http_request *request, const char *name,
-                        bool seek, int64_t to)
+                        const struct asked *asked)
 {
     struct control_change *change = calloc(1, sizeof *change);
     int error;
@@ -254,8 +267,9 @@ static void post_change(struct control *control, struct http_request *request, c
     }
     change->control = control;
     (void)snprintf(change->change.name, sizeof change->change.name, "%s", name);
-    change->change.seek = seek;
-    change->change.to = to;
+    change->change.seek = asked->seek;
+    change->change.to = asked->to;
+    change->change.from = asked->from;
     change->change.done = on_done;
     change->change.context = change;
     change->waiting = (struct control_waiting){
@@ -273,37 +287,43 @@ static void post_change(struct control *control, struct http_request *request, c
                                strerror(-error));
 }
 
-static void change_position(struct control *control, struct http_request *request,
-                            const char *member, bool seek)
+static void change_position(struct control *control, struct http_request *request, bool seek)
 {
     json_t *document = NULL;
-    json_int_t to = -1;
+    struct asked asked = {.seek = seek, .to = -1, .from = -1};
     struct consumer consumer;
+    int error;
 
     if (!find(control, request, &consumer))
         return;
-    int error = control_unpack_body(control, request, &document, "{s:I !}", member, &to);
+    if (seek)
+        error = control_unpack_body(control, request, &document, "{s:I !}", "to", &asked.to);
+    else
+        error = control_unpack_body(control, request, &document, "{s:I, s?I !}", "through",
+                                    &asked.to, "from", &asked.from);
+    bool from_good = asked.from >= 0 || !json_object_get(document, "from");
     json_decref(document);
     if (error == -ENOMEM)
         return;
-    if (error < 0 || to < 0) {
+    if (error < 0 || asked.to < 0 || !from_good) {
         control_answer_problem(control, request, &problem_request,
-                               "the body must be {\"%s\": ID}, an id of a row, and nothing else",
-                               member);
+                               "the body must be {\"%s\": ID}, an id of a row, and %s",
+                               seek ? "to" : "through",
+                               seek ? "nothing else" : "may have \"from\": ID besides");
         return;
     }
     if (seek)
         log_event(LOG_LEVEL_NOTICE, "consumer is moved by hand",
-                  log_text("consumer", consumer.name), log_number("to", to));
-    post_change(control, request, consumer.name, seek, to);
+                  log_text("consumer", consumer.name), log_number("to", asked.to));
+    post_change(control, request, consumer.name, &asked);
 }
 
 void control_post_ack(struct control *control, struct http_request *request)
 {
-    change_position(control, request, "through", false);
+    change_position(control, request, false);
 }
 
 void control_post_seek(struct control *control, struct http_request *request)
 {
-    change_position(control, request, "to", true);
+    change_position(control, request, true);
 }

@@ -283,9 +283,22 @@ class Positions(Served):
         self.assertEqual(self.position("ops"), rows[1])
         self.assertEqual(self.seek("ops", rows[0])["position"], rows[0])
 
+    def test_an_acknowledgement_may_say_where_it_begins(self):
+        """Rows that were given before a seek are not acknowledged after it."""
+        rows = [row["id"] for row in self.daemon.rows()]
+        self.seek("ops", rows[1])
+        body = {"from": rows[1], "through": rows[2]}
+        for _ in range(2):  # the first answer may have been lost
+            self.assertEqual(self.ask("POST", "/v1/consumers/ops/ack", body)["position"], rows[2])
+        self.seek("ops", rows[0])
+        problem = self.ask("POST", "/v1/consumers/ops/ack", {"from": rows[2], "through": rows[3]}, 409)
+        self.assertEqual((problem["type"], problem["position"]), ("/problems/position-moved", rows[0]))
+        self.assertEqual(self.position("ops"), rows[0])
+
     def test_the_body_is_read_strictly(self):
         for body in ("", "{}", '{"through": "1"}', '{"through": 1.0}', '{"through": -1}', '{"through": 1, "x": 1}', "[1]",
-                     '{"through": 1, "through": 2}', '{"to": 1}', "1"):
+                     '{"through": 1, "through": 2}', '{"to": 1}', "1", '{"from": 1}', '{"through": 1, "from": -1}',
+                     '{"through": 1, "from": "0"}', '{"through": 1, "from": null}', '{"through": 1, "from": 0, "x": 1}'):
             with self.subTest(body=body):
                 reply = self.daemon.control("POST", "/v1/consumers/ops/ack", body)
                 self.assertEqual(reply.status, 400, reply.body)

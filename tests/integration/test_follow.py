@@ -118,6 +118,19 @@ class Exec(Command):
             wait_until(lambda: self.position() == 2, "it goes on")
             self.assertEqual(self.end(process), 0)
 
+    def test_a_seek_while_the_command_runs_is_heeded(self):
+        for _ in range(3):
+            self.post()
+        command = "echo $SIWA_EVENT_ID >> ids; [ $SIWA_EVENT_ID != 3 ] || until [ -e go ]; do sleep 0.02; done"
+        with self.following(command=command) as process:
+            wait_until(lambda: self.file("ids").split() == ["1", "2", "3"], "the third is under way")
+            self.daemon.command("seek", "--consumer", "accounts", "--to", 1, check=0)
+            (self.folder / "go").touch()
+            wait_until(lambda: self.position() == 3, "it is through")
+            self.assertEqual(self.end(process), 0)
+        self.assertEqual(self.file("ids").split(), ["1", "2", "3", "2", "3"])
+        self.assertIn("somebody else moves accounts as well; going on from its position", self.file("follower.log"))
+
     def test_without_follow_it_ends_when_all_are_done(self):
         self.post()
         self.post()

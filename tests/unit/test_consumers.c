@@ -114,18 +114,30 @@ static void on_change(struct consumers_change *change)
     sem_post(change->context);
 }
 
-static struct consumers_change change_of(const char *name, bool seek, int64_t to)
+static struct consumers_change asked(const char *name, bool seek, int64_t to)
+{
+    struct consumers_change change = {.seek = seek, .to = to, .from = -1, .done = on_change};
+
+    (void)snprintf(change.name, sizeof change.name, "%s", name);
+    return change;
+}
+
+static struct consumers_change carry_out(struct consumers_change change)
 {
     sem_t over;
-    struct consumers_change change = {.seek = seek, .to = to, .done = on_change, .context = &over};
 
     ck_assert_int_eq(sem_init(&over, 0, 0), 0);
-    (void)snprintf(change.name, sizeof change.name, "%s", name);
+    change.context = &over;
     ck_assert_int_eq(consumers_post(consumers, writer, &change), 0);
     ck_assert_int_eq(sem_wait(&over), 0);
     (void)sem_destroy(&over);
     change.context = NULL;
     return change;
+}
+
+static struct consumers_change change_of(const char *name, bool seek, int64_t to)
+{
+    return carry_out(asked(name, seek, to));
 }
 
 static void acknowledge(const char *name, int64_t through, enum consumers_verdict verdict,
@@ -245,6 +257,35 @@ START_TEST(an_acknowledgement_moves_forward_only)
 }
 END_TEST
 
+static struct consumers_change acknowledge_from(int64_t from, int64_t through)
+{
+    struct consumers_change change = asked("accounts", false, through);
+
+    change.from = from;
+    return carry_out(change);
+}
+
+/* Somebody who was given rows from where the consumer was then, and acknowledges them after a seek.
+ */
+START_TEST(an_acknowledgement_from_elsewhere_moves_nothing)
+{
+    acknowledge("accounts", 10, CONSUMERS_DONE, 10);
+    ck_assert_int_eq(acknowledge_from(10, 12).verdict, CONSUMERS_DONE);
+    seek("accounts", 5, CONSUMERS_DONE, 5);
+    struct consumers_change change = acknowledge_from(12, 13);
+    ck_assert_int_eq(change.verdict, CONSUMERS_MOVED);
+    ck_assert_int_eq(change.position, 5);
+    ck_assert_int_eq(position_of("accounts"), 5);
+    ck_assert_int_eq(acknowledge_from(4, 6).verdict, CONSUMERS_MOVED);
+    ck_assert_int_eq(acknowledge_from(5, 6).verdict, CONSUMERS_DONE);
+    ck_assert_int_eq(acknowledge_from(5, 6).verdict, CONSUMERS_DONE); /* the answer was lost */
+    ck_assert_int_eq(acknowledge_from(6, 5).verdict, CONSUMERS_BACKWARDS);
+    ck_assert_int_eq(acknowledge_from(6, 21).verdict, CONSUMERS_BEYOND);
+    ck_assert_int_eq(acknowledge_from(0, 21).verdict, CONSUMERS_BEYOND);
+    ck_assert_int_eq(position_of("accounts"), 6);
+}
+END_TEST
+
 START_TEST(the_same_again_is_no_error_and_changes_nothing)
 {
     acknowledge("accounts", 10, CONSUMERS_DONE, 10);
@@ -337,6 +378,11 @@ START_TEST(many_rows_are_acknowledged_in_pieces)
     ck_assert_int_eq(number("SELECT count(*) FROM acks"), 50000);
     ck_assert_int_eq(position_of("accounts"), 100000);
     ck_assert_uint_gt(atomic_load(&commits), 3);
+    seek("mailer", 0, CONSUMERS_DONE, 0);
+    struct consumers_change change = asked("mailer", false, 100000);
+    change.from = 0; /* that of the first piece */
+    ck_assert_int_eq(carry_out(change).verdict, CONSUMERS_DONE);
+    ck_assert_int_eq(position_of("mailer"), 100000);
 }
 END_TEST
 
@@ -520,6 +566,7 @@ static Suite *suite(void)
     tcase_add_test(moved, one_without_a_row_is_where_it_will_begin);
     tcase_add_test(moved, one_that_comes_back_goes_on_where_it_was);
     tcase_add_test(moved, an_acknowledgement_moves_forward_only);
+    tcase_add_test(moved, an_acknowledgement_from_elsewhere_moves_nothing);
     tcase_add_test(moved, the_same_again_is_no_error_and_changes_nothing);
     tcase_add_test(moved, a_seek_goes_anywhere_there_are_rows);
     tcase_add_test(moved, a_cursor_that_rows_were_taken_from_is_told_so);
