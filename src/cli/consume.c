@@ -117,6 +117,9 @@ static int acknowledge(const struct consume *consume, int64_t from, int64_t id, 
     int error = body ? ask(consume, &request, true, &answer, &status) : -ENOMEM;
     json_decref(body);
     json_decref(answer);
+    if (error == -ECANCELED)
+        cli_error(events_name, "event %lld: done, and not acknowledged; it comes again",
+                  (long long)id);
     if (error != -EREMOTEIO || status != 409)
         return error;
     cli_error(events_name, "somebody else moves %s as well; going on from its position",

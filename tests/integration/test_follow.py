@@ -131,6 +131,16 @@ class Exec(Command):
         self.assertEqual(self.file("ids").split(), ["1", "2", "3", "2", "3"])
         self.assertIn("somebody else moves accounts as well; going on from its position", self.file("follower.log"))
 
+    def test_a_stop_while_the_daemon_is_away_says_what_comes_again(self):
+        self.post()
+        with self.following(command="echo $SIWA_EVENT_ID >> ids; until [ -e go ]; do sleep 0.02; done") as process:
+            wait_until(lambda: self.file("ids") == "1\n", "the command runs")
+            self.daemon.kill9()
+            (self.folder / "go").touch()
+            wait_until(lambda: "trying again until it answers" in self.file("follower.log"), "the daemon is missed")
+            self.assertEqual(self.end(process), 0)
+        self.assertIn("event 1: done, and not acknowledged; it comes again", self.file("follower.log"))
+
     def test_without_follow_it_ends_when_all_are_done(self):
         self.post()
         self.post()
