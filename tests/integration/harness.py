@@ -84,11 +84,17 @@ def wait_until(condition, what, seconds=PATIENCE_S):
         time.sleep(0.01)
 
 
+reserved = []
+
+
 def free_port():
-    """A TCP port that was free a moment ago. Prefer unix sockets."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that is given to nobody else while this process lives: it stays bound here, without listening. Whoever listens
+    on it says SO_REUSEADDR, as every server does. Prefer unix sockets."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    reserved.append(probe)
+    return probe.getsockname()[1]
 
 
 # ---------------------------------------------------------------------------------------------------------- Apple
