@@ -172,12 +172,21 @@ static void tick(struct http_loop *loop)
     }
 }
 
+static void see_the_time(struct http_loop *loop)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (now_ms >= loop->now_ms + HTTP_STANDSTILL_MS)
+        loop->awake_ms = now_ms;
+    loop->now_ms = now_ms;
+    atomic_store(&loop->alive_ms, now_ms);
+}
+
 void http_loop_turn(struct http_loop *loop, int wait_ms)
 {
     sleep_until_due(loop, patience_ms(loop, wait_ms));
+    see_the_time(loop);
     loop->turn++;
-    loop->now_ms = clock_monotonic_ms();
-    atomic_store(&loop->alive_ms, loop->now_ms);
     if (atomic_load(&loop->drain) && !loop->draining)
         begin_drain(loop);
     if (atomic_exchange(&loop->woken, false))

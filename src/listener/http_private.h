@@ -26,6 +26,7 @@
 #define HTTP_QUIET_TURNS_MAX   256
 #define HTTP_DRAIN_IDLE_MS     250
 #define HTTP_DRAIN_ACCEPTED_MS 1000
+#define HTTP_STANDSTILL_MS     500 /* from one turn to the next; none of them waits so long */
 #define HTTP_LINGER_MAX        64
 #define HTTP_LINGER_MS         2000
 #define HTTP_LINGER_MAX_BYTES  1048576
@@ -221,6 +222,7 @@ struct http_loop {
     unsigned server_count;
     uint64_t turn;
     int64_t now_ms, tick_ms;
+    int64_t awake_ms; /* since then it has turned without a standstill */
     struct http_server servers[HTTP_SERVERS_MAX];
     struct http_linger linger;
     struct http_reply *refusals[HTTP_GUARD_EXPECTATION + 1];

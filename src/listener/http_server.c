@@ -259,15 +259,16 @@ static bool has_left(struct http_connection *connection)
     }
 }
 
-/* While draining, a silent connection has little time left; but a client that may have just sent a
- * request still gets its answer. */
-static bool is_due(const struct http_connection *connection, bool draining, int64_t now_ms)
+/* While draining, a silent connection has little time left, of which a standstill of this process
+ * takes nothing away; and a client that may have just sent a request still gets its answer. */
+static bool is_due(const struct http_connection *connection, int64_t now_ms)
 {
-    int64_t patience_ms;
+    const struct http_loop *loop = connection->server->loop;
+    int64_t from_ms = connection->since_ms, patience_ms;
 
     if (now_ms >= connection->deadline_ms)
         return true;
-    if (!draining)
+    if (!loop->draining)
         return false;
     if (connection->phase == HTTP_PHASE_IDLE)
         patience_ms = HTTP_DRAIN_IDLE_MS;
@@ -275,7 +276,9 @@ static bool is_due(const struct http_connection *connection, bool draining, int6
         patience_ms = HTTP_DRAIN_ACCEPTED_MS;
     else
         return false;
-    return now_ms >= connection->since_ms + patience_ms &&
+    if (from_ms < loop->awake_ms)
+        from_ms = loop->awake_ms;
+    return now_ms >= from_ms + patience_ms &&
            http_socket_look(connection->fd) != HTTP_SOCKET_UNREAD;
 }
 
@@ -308,7 +311,7 @@ void http_server_reap(struct http_server *server)
             continue;
         if (has_left(at)) {
             http_connection_reap(at);
-        } else if (is_due(at, server->loop->draining, now_ms)) {
+        } else if (is_due(at, now_ms)) {
             refuse_late(server, at->phase);
             http_connection_reap(at);
         }
