@@ -50,9 +50,10 @@ class TestCrowd(unittest.TestCase):
         with Daemon(self.apple, settings={"limits": {**FAR, "connections": 4}}) as daemon, contextlib.ExitStack() as stack:
             body = self.apple.body(self.apple.notification())
             whole = (f"POST {PATH} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
-            clients = [stack.enter_context(connect(daemon.address)) for _ in range(64)]
-            for client in clients:
-                client.sendall(whole)
+            clients = []
+            for _ in range(64):  # each says all at once: who is silent while others wait may have to go
+                clients.append(stack.enter_context(connect(daemon.address)))
+                clients[-1].sendall(whole)
             for client in clients:
                 self.assertIn(b" 200 ", client.recv(4096).partition(b"\r\n")[0])
             self.assertEqual(self.evicted(daemon), 0)
