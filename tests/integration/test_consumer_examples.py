@@ -215,7 +215,11 @@ class Readme(unittest.TestCase):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="siwa-readme-")))
         (folder / "build").symlink_to(harness.BUILD)
         (folder / "doc").symlink_to(harness.ROOT / "doc")
-        done = subprocess.run(["bash", "-ec", "mkdir try" + block + "\nwait"], cwd=folder, capture_output=True, text=True,
+        # The time that a reader gives the daemon to start is here as long as it takes.
+        self.assertEqual(block.count(" & sleep 2\n"), 1)
+        until = ("sleep() { until build/siwa-notifyd keys --config try/conf | grep -q ' current ' && [ -S try/notify.sock ]; "
+                 "do command sleep 0.1; done; }\n")
+        done = subprocess.run(["bash", "-ec", until + "mkdir try" + block + "\nwait"], cwd=folder, capture_output=True, text=True,
                               timeout=harness.PATIENCE_S, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.splitlines()[-2:], ["account-delete: 200 accepted", "0"], done.stderr)
