@@ -117,6 +117,7 @@ class TestErasure(unittest.TestCase):
             self.assertEqual(answer, {"rows": 3, "raw": 4, "deferred": 1, "quarantined": 1, "state": "done"})
             self.require_gone(daemon, person)
             self.require_on_disk(daemon, neighbour)
+            self.assertEqual(daemon.query("SELECT * FROM erasing"), [])  # nobody is looked for any more
 
             # the facts stay, and so do the neighbour's rows
             after = daemon.rows()
