@@ -17,6 +17,7 @@ import base64
 import collections
 import contextlib
 import ctypes
+import functools
 import glob
 import http.client
 import json
@@ -85,6 +86,45 @@ def wait_until(condition, what, seconds=PATIENCE_S):
 
 
 reserved = []
+
+
+class Running:
+    """A clock that stands still when the machine does: seconds as time.monotonic() counts them, but for pauses in which not even
+    a thread that only looks at the clock came to run. What takes long while the machine runs takes as long by it."""
+
+    LOOK_S = 0.02
+    PAUSE_S = 0.25  # less is a busy machine, and counts
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.looked = time.monotonic()
+        self.stood = 0.0
+        threading.Thread(target=self.look, daemon=True).start()
+
+    def look(self):
+        while True:
+            time.sleep(self.LOOK_S)
+            self.seconds()
+
+    def seconds(self):
+        with self.lock:
+            now = time.monotonic()
+            pause = now - self.looked - self.LOOK_S
+            if pause > self.PAUSE_S:
+                self.stood += pause
+            self.looked = now
+            return now - self.stood
+
+
+    @classmethod
+    @functools.cache
+    def clock(cls):
+        """The one for all, which looks from the first time on that somebody asks."""
+        return cls()
+
+
+def running_s():
+    return Running.clock().seconds()
 
 
 def free_port():
