@@ -423,7 +423,7 @@ class LiveSystemd(unittest.TestCase):
     def test_a_process_that_hangs_is_replaced(self):
         drop_in = pathlib.Path("/run/systemd/system/siwa-notifyd.service.d/watchdog.conf")
         drop_in.parent.mkdir(parents=True)
-        drop_in.write_text("[Service]\nWatchdogSec=2\n")
+        drop_in.write_text("[Service]\nWatchdogSec=4\n")
         try:
             systemctl("daemon-reload")
             systemctl("restart", SERVICE)
