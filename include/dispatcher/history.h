@@ -8,6 +8,7 @@
 #ifndef SIWA_DISPATCHER_HISTORY_H
 #define SIWA_DISPATCHER_HISTORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "dispatcher/writer.h"
@@ -31,5 +32,9 @@ void history_free(struct history *history);
  * nothing where nothing grew or a flush is still under way. What could not be committed is part of
  * the next flush. Never blocks on the disk. One thread at a time. */
 void history_flush(struct history *history, int64_t now_ms);
+
+/* Whether a flush is under way: what grew since it was posted is part of the next one. The thread
+ * that flushes. */
+bool history_under_way(const struct history *history);
 
 #endif

@@ -675,6 +675,16 @@ static void wait_for_requests(const struct http_loop *loop, int64_t for_ms)
         nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
 }
 
+/* The last time: a flush that is under way took stock before the last requests. */
+static void flush_history(struct serve *serve)
+{
+    int64_t until_ms = clock_monotonic_ms() + SERVE_DRAIN_MS;
+
+    while (history_under_way(serve->history) && clock_monotonic_ms() < until_ms)
+        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
+    history_flush(serve->history, clock_wall_ms());
+}
+
 /* What was accepted is answered, and nothing accepted is lost: no new connections; requests under
  * way get their time; the queue is committed; the last answers go out. */
 static void drain(struct serve *serve)
@@ -683,7 +693,7 @@ static void drain(struct serve *serve)
     http_loop_drain(serve->notify_loop);
     wait_for_requests(serve->notify_loop, SERVE_DRAIN_MS);
     ingress_refuse_new(serve->ingress);
-    history_flush(serve->history, clock_wall_ms());
+    flush_history(serve);
     sweeper_stop(serve->sweeper);
     writer_stop(serve->writer);
     http_loop_wake(serve->notify_loop);

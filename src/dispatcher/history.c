@@ -203,9 +203,14 @@ static void done(struct writer_task *task, enum outbox_error error)
     atomic_store_explicit(&history->under_way, false, memory_order_release);
 }
 
+bool history_under_way(const struct history *history)
+{
+    return atomic_load_explicit(&history->under_way, memory_order_acquire);
+}
+
 void history_flush(struct history *history, int64_t now_ms)
 {
-    if (atomic_load_explicit(&history->under_way, memory_order_acquire))
+    if (history_under_way(history))
         return;
     if (!take_stock(history) || !anything_grew(&history->counters))
         return;

@@ -74,6 +74,25 @@ class TestSlow(StorageCase):
             self.assertEqual(daemon.outcomes(), {"store_failed": 2, "duplicate": 2})
 
 
+    def test_what_comes_while_the_counts_of_the_day_are_stored_is_counted_at_the_stop(self):
+        with self.daemon() as daemon:
+            # what a start has to do on the disk is done
+            self.assertIn("done", daemon.command("erase", "--json", "--team", "ABCDE12345", data="nobody\n", check=0).stdout)
+            self.disk.strike("sync", delay_ms=2000, at=1)
+            refused = 0
+
+            def storing():
+                nonlocal refused
+                self.assertEqual(daemon.post("{}")[0], 400)  # which is counted, and no commit of its own
+                refused += 1
+                return self.disk.struck
+
+            wait_until(storing, "the counts are on their way")
+            self.assertEqual(daemon.post("{}")[0], 400)
+            daemon.stop()
+            self.assertEqual(daemon.query("SELECT sum(count) AS n FROM days WHERE name = 'bad_body'"), [{"n": refused + 1}])
+
+
 class TestPassing(StorageCase):
     """What passes by itself: 503 within 3 s and the reason meanwhile, the first 200 within 5 s of relief."""
 
