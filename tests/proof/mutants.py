@@ -179,6 +179,8 @@ class Bench:
 
     def namespace(self):
         """Where it may be, a test has a /tmp of its own and cannot outlive us."""
+        if ROOT.is_relative_to("/tmp"):  # which would hide what the tests read
+            return []
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
                    'mount -t tmpfs tmpfs /tmp && exec "$@"', "sh"]
         done = subprocess.run([*command, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
