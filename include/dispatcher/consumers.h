@@ -105,10 +105,11 @@ struct consumers_change {
 /* Starts a change; the caller has filled what is asked, and the struct stays alive until done. An
  * acknowledgement of many rows is done in pieces of a few milliseconds, each committed, with
  * notifications between them: one that fails midway leaves the position in between, and asking
- * again goes on from there. To acknowledge the position itself once more changes nothing and is no
- * error, whatever from says: the answer may have been lost. Rows that a seek passes over are not
- * acknowledged, and the table acks does not have them. 0, or -EAGAIN, -ESHUTDOWN, -EIO as
- * writer_post: then done is not called. Any thread. */
+ * again goes on from there, unless from says where it began: then it is CONSUMERS_MOVED. To
+ * acknowledge the position itself once more changes nothing and is no error, whatever from says:
+ * the answer may have been lost. Rows that a seek passes over are not acknowledged, and the table
+ * acks does not have them. 0, or -EAGAIN, -ESHUTDOWN, -EIO as writer_post: then done is not called.
+ * Any thread. */
 int consumers_post(struct consumers *consumers, struct writer *writer,
                    struct consumers_change *change);
 
