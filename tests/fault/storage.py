@@ -2,7 +2,8 @@
 """A disk that is full, read-only or locked, a commit that takes long, a reader that stays: 503 within 3 s, the reason in the
 health, life all the while, and the first 200 within 5 s of relief.
 
-The seconds are those in which the machine ran. On real file systems where root can mount them: a tmpfs that is full, one that is read-only at a start.
+The seconds are those in which the machine ran. On real file systems where root can mount them: a tmpfs that is full, one that is
+read-only at a start.
 
     tests/fault/storage.py [--count SECONDS] [--seed N]
 

@@ -85,9 +85,6 @@ def wait_until(condition, what, seconds=PATIENCE_S):
         time.sleep(0.01)
 
 
-reserved = []
-
-
 class Running:
     """A clock that stands still when the machine does: seconds as time.monotonic() counts them, but for pauses in which not even
     a thread that only looks at the clock came to run. What takes long while the machine runs takes as long by it."""
@@ -115,7 +112,6 @@ class Running:
             self.looked = now
             return now - self.stood
 
-
     @classmethod
     @functools.cache
     def clock(cls):
@@ -125,6 +121,9 @@ class Running:
 
 def running_s():
     return Running.clock().seconds()
+
+
+reserved = []
 
 
 def free_port():

@@ -575,7 +575,6 @@ END_TEST
 
 /* ---- who may ---- */
 
-/* Attack: a member of the socket's group, who may read, changes whom the daemon trusts. */
 /* The user belongs to the thread here: setresuid() of the C library would take all threads along,
  * and a child of a process with threads may find the allocator of a sanitiser locked for ever. */
 static void *ask_as_another_user(void *unused)
@@ -592,6 +591,7 @@ static void *ask_as_another_user(void *unused)
     return &rooms; /* came to the end */
 }
 
+/* Attack: a member of the socket's group, who may read, changes whom the daemon trusts. */
 START_TEST(another_user_may_read_but_change_nothing)
 {
     pthread_t other;

@@ -356,6 +356,14 @@ static const char *address_of(int i)
     return i & 2 ? "127.0.0.1" : NULL;
 }
 
+/* The only client of a loop that the test turns. */
+static int dial_by_hand(struct stand *stand, int i)
+{
+    listen_at(stand, address_of(i));
+    serve_by_hand(stand, &usual, by_suspend_of(i));
+    return dial(stand);
+}
+
 START_TEST(answers)
 {
     struct stand stand = {0};
@@ -889,11 +897,8 @@ START_TEST(notices_who_left_after_a_standstill)
 {
     struct stand stand = {0};
     struct service *service = &stand.service;
-    int fd;
+    int fd = dial_by_hand(&stand, _i);
 
-    listen_at(&stand, address_of(_i));
-    serve_by_hand(&stand, &usual, by_suspend_of(_i));
-    fd = dial(&stand);
     say(fd, POST("/ok", "5", "hello"));
     ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
     while (atomic_load(&service->overs) < 1)
@@ -1178,9 +1183,7 @@ START_TEST(sleeps)
     int idle, pending;
     int64_t start_ms;
 
-    listen_at(&stand, address_of(_i));
-    serve_by_hand(&stand, &usual, by_suspend_of(_i));
-    idle = dial(&stand);
+    idle = dial_by_hand(&stand, _i);
     say(idle, GET("/ok"));
     while (atomic_load(&service->overs) < 1)
         http_loop_turn(service->loop, 10);
@@ -1281,11 +1284,8 @@ START_TEST(a_standstill_while_draining_cuts_nobody_off)
 {
     struct stand stand = {0};
     struct service *service = &stand.service;
-    int fd;
+    int fd = dial_by_hand(&stand, _i);
 
-    listen_at(&stand, address_of(_i));
-    serve_by_hand(&stand, &usual, by_suspend_of(_i));
-    fd = dial(&stand);
     while (http_server_connections(service->server) < 1)
         http_loop_turn(service->loop, 10);
     http_loop_drain(service->loop);
