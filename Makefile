@@ -8,7 +8,7 @@
 #: make controls   break the daemon in known ways, and see the tests notice
 #: make lint       format, static analysis, shellcheck, the rules of the house
 #: make asan       every test with AddressSanitizer and UBSan;  make tsan: with ThreadSanitizer
-#: make cov        every test, then the coverage of lines and branches
+#: make cov        every test, then the coverage of lines and branches (COV_TESTS=unit: the unit tests alone)
 #: make fuzz       fuzz every parser (FUZZ_RUNS or FUZZ_SECONDS);  make fuzz-NAME: one
 #: make proof      try every promise, and whether a broken daemon would be noticed (SIZE=ci or full)
 #: make bench      measure the daemon against its ceilings
@@ -118,8 +118,10 @@ check:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
 	$(MAKE) check-run
 
+TESTS ?= all
+
 check-run: all tests
-	tests/tools/check $(BUILD)
+	tests/tools/check $(BUILD) $(TESTS)
 
 unit: all tests
 	tests/tools/check $(BUILD) unit
@@ -139,10 +141,12 @@ tsan:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST)
 	$(MAKE) check-run BUILD=build-tsan OPT='$(TSAN)' HARDEN=-fPIE
 
+COV_TESTS ?= all
+
 cov:
 	tests/tools/install-deps $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_COV)
 	find build-cov -name '*.gcda' -delete 2>/dev/null || true
-	$(MAKE) check-run BUILD=build-cov OPT='-O0 -g --coverage -fprofile-update=atomic' HARDEN=-fPIE PREFIX_MAP=
+	$(MAKE) check-run TESTS=$(COV_TESTS) BUILD=build-cov OPT='-O0 -g --coverage -fprofile-update=atomic' HARDEN=-fPIE PREFIX_MAP=
 	tests/tools/cov build-cov
 
 # Breaks a copy of the tree in each way of a list, and demands that a test notices. CONTROLS picks some by name.
