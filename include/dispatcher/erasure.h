@@ -5,6 +5,9 @@
  * in quarantine and among the deferred. What stays is id, type, client_id, app, team, the times,
  * the raw type and the keyed hash of the person; and the identity, so that a repeat is a duplicate.
  *
+ * A sub belongs to a team. A row is of the team under which it was stored and of the one that its
+ * app has now, since the configuration may have been corrected, or the app transferred.
+ *
  * Found is everything by reading, away from the writer, which then removes by id. What is to be
  * done follows from tables alone (`erasing`, `erased`, the rows themselves): after a restart it
  * goes on. The text has left the disk only when the WAL was emptied after the last of it:

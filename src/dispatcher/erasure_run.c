@@ -179,7 +179,28 @@ static void release_last(struct last *last)
     free(last->hits);
 }
 
-/* Columns: id, raw_id, person, whether it is an account-delete. */
+/* Whose row it is; -1 for nobody's who is to be erased. It is of the team under which it was
+ * stored, and of the one that its app has now: that may have been corrected, or the app
+ * transferred. */
+static bool find_owner(struct erasure_round *round, sqlite3_stmt *statement, int *ret_target)
+{
+    const char *client_id = (const char *)sqlite3_column_text(statement, 4);
+    const char *team = (const char *)sqlite3_column_text(statement, 5);
+    const char *sub = (const char *)sqlite3_column_text(statement, 6);
+    unsigned char person[PERSON_BYTES];
+    char team_now[ERASURE_TEAM_BYTES];
+
+    *ret_target = find_target(round, sqlite3_column_blob(statement, 2));
+    if (*ret_target >= 0 || !client_id || !team || !sub ||
+        !round->team_of(round->context, client_id, team_now) || strcmp(team, team_now) == 0)
+        return true;
+    if (identity_of_person(round->key, team_now, client_id, sub, person) < 0)
+        return false;
+    *ret_target = find_target(round, person);
+    return true;
+}
+
+/* Columns: id, raw_id, person, whether it is an account-delete, client_id, team, sub. */
 static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64_t acknowledged,
                      struct erasure_found *found, struct last *last)
 {
@@ -190,7 +211,8 @@ static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64
     found->last_id = hit.id;
     if (sqlite3_column_bytes(statement, 2) != PERSON_BYTES)
         return true;
-    hit.target = find_target(round, sqlite3_column_blob(statement, 2));
+    if (!find_owner(round, statement, &hit.target))
+        return false;
     if (hit.target < 0)
         return true;
     if (!round->targets[hit.target].asked) {
@@ -233,8 +255,8 @@ static enum outbox_error erase_rows(struct erasure_round *round, int64_t acknowl
     enum outbox_error error =
         erasure_prepare(round,
                         "SELECT id, raw_id, CASE WHEN erased_at_ms IS NULL THEN person END, "
-                        "type = 'account-delete' AND test = 0 FROM events WHERE id > ?1 ORDER BY "
-                        "id " ERASURE_LIMIT_ROWS,
+                        "type = 'account-delete' AND test = 0, client_id, team, sub FROM events "
+                        "WHERE id > ?1 ORDER BY id " ERASURE_LIMIT_ROWS,
                         &statement);
 
     if (!hits)

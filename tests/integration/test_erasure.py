@@ -153,6 +153,31 @@ class TestErasure(unittest.TestCase):
                                             (["--team", TEAM, "--client-id", "x"], "a\n", 2)):
                 self.assertEqual(daemon.command("erase", *arguments, data=data).returncode, status, arguments)
 
+    def test_a_row_that_was_stored_under_another_team_is_of_its_apps_team_as_well(self):
+        """The team of an app was wrong and was corrected, or the app was transferred: its rows keep what they were given."""
+        earlier = [{**app, "team": OTHER_TEAM} if app["client_id"] == "com.example.app" else app for app in APPS]
+        for named in (["--client-id", "com.example.app"], ["--team", TEAM]):
+            person, neighbour = Person(self.apple), Person(self.apple)
+            again = {"type": "consent-revoked", **person.event("consent-revoked", event_time=1700000000000)}
+            other = {"type": "email-enabled", **neighbour.event("email-enabled")}
+            # the last is about two people, of whom this one's part was stored before
+            bodies = [person.body("consent-revoked", events=[again]), person.body("email-enabled", "com.example.other"),
+                      person.body("consent-revoked", events=[again, other])]
+            del person.texts[-3]  # its jti is that of the neighbour's row
+            with self.subTest(named=named), Daemon(self.apple, apps=earlier) as daemon:
+                for body in bodies:
+                    self.assertEqual(daemon.post(body), (200, "accepted"))
+                daemon.settings["apps"] = APPS
+                daemon.restart()
+                self.assertEqual(daemon.post(person.body("email-disabled")), (200, "accepted"))
+                self.assertEqual([row["team"] for row in daemon.rows()], [OTHER_TEAM] * 3 + [TEAM])
+                answer = self.erase(daemon, person.sub, *named)
+                self.assertEqual(answer, {"rows": 2, "raw": 3, "deferred": 0, "quarantined": 0, "state": "done"})
+                # an app that stays in the other team is not of this one
+                self.assertEqual([row["sub"] for row in daemon.rows()], [None, person.sub, neighbour.sub, None])
+                self.assertEqual(self.erase(daemon, person.sub, "--team", OTHER_TEAM)["rows"], 1)
+                self.require_gone(daemon, person)
+
     def test_an_open_reader_delays_nobody_and_the_bytes_go_when_it_ends(self):
         person, other = Person(self.apple), Person(self.apple)
         with Daemon(self.apple, apps=APPS) as daemon:
