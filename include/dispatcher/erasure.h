@@ -6,7 +6,9 @@
  * the raw type and the keyed hash of the person; and the identity, so that a repeat is a duplicate.
  *
  * A sub belongs to a team. A row is of the team under which it was stored and of the one that its
- * app has now, since the configuration may have been corrected, or the app transferred.
+ * app has now, since the configuration may have been corrected, or the app transferred. A copy has
+ * no team but that of its app; where the app is not configured, or has rows of another team too, a
+ * copy that may be the person's goes.
  *
  * Found is everything by reading, away from the writer, which then removes by id. What is to be
  * done follows from tables alone (`erasing`, `erased`, the rows themselves): after a restart it
@@ -68,6 +70,8 @@ struct erasure_round {
     struct erasure_counts counts; /* of everybody, those who are followed too */
     bool marked;                  /* see erasure_mark */
     bool more;                    /* there were more people than one round takes */
+    char **moved; /* private: client_ids that have rows of another team than theirs */
+    size_t moved_count;
 };
 
 /* Notes that a person is to be erased, so that it is not forgotten. In a transaction, writer

@@ -179,6 +179,40 @@ static void release_last(struct last *last)
     free(last->hits);
 }
 
+static bool was_moved(const struct erasure_round *round, const char *client_id)
+{
+    for (size_t i = 0; i < round->moved_count; i++)
+        if (strcmp(round->moved[i], client_id) == 0)
+            return true;
+    return false;
+}
+
+/* Keeps each app once: there are as many as the configuration has. */
+static bool note_moved(struct erasure_round *round, const char *client_id)
+{
+    char **moved;
+
+    if (was_moved(round, client_id))
+        return true;
+    moved = reallocarray(round->moved, round->moved_count + 1, sizeof *moved);
+    if (!moved)
+        return false;
+    round->moved = moved;
+    moved[round->moved_count] = strdup(client_id);
+    if (!moved[round->moved_count])
+        return false;
+    round->moved_count++;
+    return true;
+}
+
+static void forget_moved(struct erasure_round *round)
+{
+    while (round->moved_count > 0)
+        free(round->moved[--round->moved_count]);
+    free(round->moved);
+    round->moved = NULL;
+}
+
 /* Whose row it is; -1 for nobody's who is to be erased. It is of the team under which it was
  * stored, and of the one that its app has now: that may have been corrected, or the app
  * transferred. */
@@ -189,10 +223,16 @@ static bool find_owner(struct erasure_round *round, sqlite3_stmt *statement, int
     const char *sub = (const char *)sqlite3_column_text(statement, 6);
     unsigned char person[PERSON_BYTES];
     char team_now[ERASURE_TEAM_BYTES];
+    bool moved = client_id && team && round->team_of(round->context, client_id, team_now) &&
+                 strcmp(team, team_now) != 0;
 
+    *ret_target = -1;
+    if (moved && !note_moved(round, client_id))
+        return false;
+    if (sqlite3_column_bytes(statement, 2) != PERSON_BYTES)
+        return true;
     *ret_target = find_target(round, sqlite3_column_blob(statement, 2));
-    if (*ret_target >= 0 || !client_id || !team || !sub ||
-        !round->team_of(round->context, client_id, team_now) || strcmp(team, team_now) == 0)
+    if (*ret_target >= 0 || !moved || !sub)
         return true;
     if (identity_of_person(round->key, team_now, client_id, sub, person) < 0)
         return false;
@@ -205,12 +245,9 @@ static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64
                      struct erasure_found *found, struct last *last)
 {
     struct erasure_hit hit = {.id = sqlite3_column_int64(statement, 0),
-                              .raw_id = sqlite3_column_int64(statement, 1),
-                              .target = -1};
+                              .raw_id = sqlite3_column_int64(statement, 1)};
 
     found->last_id = hit.id;
-    if (sqlite3_column_bytes(statement, 2) != PERSON_BYTES)
-        return true;
     if (!find_owner(round, statement, &hit.target))
         return false;
     if (hit.target < 0)
@@ -273,28 +310,36 @@ static enum outbox_error erase_rows(struct erasure_round *round, int64_t acknowl
 
 /* ---- bodies ---- */
 
-/* A sub is one for all apps of a team; the app that a body is for matters where there is no team.
- */
+static int find_in_team(struct erasure_search *search, const char *team, const char *text,
+                        bool *ret_found)
+{
+    unsigned char person[PERSON_BYTES];
+    int error = identity_of_person(search->round->key, team, search->client_id, text, person);
+
+    if (error < 0)
+        return error == -EINVAL ? SQLITE_DONE : SQLITE_NOMEM; /* as in erasure_follow */
+    search->target = find_target(search->round, person);
+    *ret_found = search->target >= 0;
+    return SQLITE_DONE;
+}
+
+/* The same sub in another team is somebody else. Which team a body is of is known while its app has
+ * been in one only; where the app is not configured any more, or has rows of an earlier team, a
+ * body that may be the person's goes: nobody would look for it again. */
 static int find_in_targets(struct erasure_search *search, const char *text, bool *ret_found)
 {
     const struct erasure_round *round = search->round;
-    unsigned char person[PERSON_BYTES];
+    char team[ERASURE_TEAM_BYTES];
+    int code = SQLITE_DONE;
 
-    for (size_t i = 0; i < round->target_count; i++) {
+    if (round->team_of(round->context, search->client_id, team) &&
+        !was_moved(round, search->client_id))
+        return find_in_team(search, team, text, ret_found);
+    for (size_t i = 0; code == SQLITE_DONE && !*ret_found && i < round->target_count; i++)
         /* many targets are of one team; hashing once for each of them finds the same */
-        if (i > 0 && strcmp(round->targets[i].team, round->targets[i - 1].team) == 0)
-            continue;
-        int error =
-            identity_of_person(round->key, round->targets[i].team, search->client_id, text, person);
-
-        if (error < 0)
-            return error == -EINVAL ? SQLITE_DONE : SQLITE_NOMEM; /* as in erasure_follow */
-        search->target = find_target(round, person);
-        *ret_found = search->target >= 0;
-        if (*ret_found)
-            break;
-    }
-    return SQLITE_DONE;
+        if (i == 0 || strcmp(round->targets[i].team, round->targets[i - 1].team) != 0)
+            code = find_in_team(search, round->targets[i].team, text, ret_found);
+    return code;
 }
 
 static enum outbox_error erase_copies(struct erasure_round *round)
@@ -362,6 +407,7 @@ static enum outbox_error erase_targets(struct erasure_round *round, int64_t ackn
 
     if (error == OUTBOX_ERROR_NONE)
         error = erase_copies(round);
+    forget_moved(round);
     return error == OUTBOX_ERROR_NONE ? finish(round, &last) : error;
 }
 

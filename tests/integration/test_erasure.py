@@ -178,6 +178,35 @@ class TestErasure(unittest.TestCase):
                 self.assertEqual(self.erase(daemon, person.sub, "--team", OTHER_TEAM)["rows"], 1)
                 self.require_gone(daemon, person)
 
+    def test_a_copy_goes_unless_it_is_for_an_app_of_another_team(self):
+        """A copy has no team: that of its app counts, where there is no doubt of it."""
+        person = Person(self.apple)
+        gone = {"client_id": "com.example.gone", "app": "Gone", "team": OTHER_TEAM}
+        with Daemon(self.apple, apps=[*APPS, gone]) as daemon:
+            unpublished = self.apple.add_key("UNPUBLISHED")
+            self.addCleanup(self.apple.keys.remove, unpublished)
+
+            def copies():
+                return [[row["client_id"].rpartition(".")[2] for row in daemon.query(f"SELECT client_id FROM {table} ORDER BY id")]
+                        for table in ("quarantine", "deferred")]
+
+            for app in daemon.settings["apps"]:
+                self.assertEqual(daemon.post(person.body("email-enabled", app["client_id"], now=time.time() - 3 * DAY)),
+                                 (200, "quarantined"))
+                self.assertEqual(daemon.post(person.body("email-enabled", app["client_id"], key=unpublished)),
+                                 (503, "deferred"))
+            # an app that is not configured any more, and one that has rows of the team that it left
+            self.assertEqual(daemon.post(person.body("consent-revoked", "com.example.web")), (200, "accepted"))
+            daemon.settings["apps"] = [APPS[0], {**APPS[1], "team": OTHER_TEAM}, APPS[2]]
+            daemon.restart()
+            self.assertEqual(copies(), [["app", "web", "other", "gone"]] * 2)
+            answer = self.erase(daemon, person.sub, "--team", TEAM)
+            self.assertEqual(answer, {"rows": 1, "raw": 1, "deferred": 3, "quarantined": 3, "state": "done"})
+            self.assertEqual(copies(), [["other"]] * 2)
+            answer = self.erase(daemon, person.sub, "--client-id", "com.example.other")
+            self.assertEqual(answer, {"rows": 0, "raw": 0, "deferred": 1, "quarantined": 1, "state": "done"})
+            self.require_gone(daemon, person)
+
     def test_an_open_reader_delays_nobody_and_the_bytes_go_when_it_ends(self):
         person, other = Person(self.apple), Person(self.apple)
         with Daemon(self.apple, apps=APPS) as daemon:
