@@ -218,6 +218,7 @@ static int run_command(const struct consume *consume, int64_t id, const char *in
 static int run_for_event(const struct consume *consume, const json_t *event)
 {
     const json_t *raw = json_object_get(event, "raw");
+    size_t bytes;
     char *text;
     int error;
 
@@ -227,7 +228,9 @@ static int run_for_event(const struct consume *consume, const json_t *event)
     text = json_dumps(event, JSON_COMPACT);
     if (!text)
         return -ENOMEM;
-    error = run_command(consume, number(event, "id"), text, strlen(text));
+    bytes = strlen(text);
+    text[bytes] = '\n'; /* in place of its NUL: a whole line, for `read` and for what appends it */
+    error = run_command(consume, number(event, "id"), text, bytes + 1);
     free(text);
     return error;
 }

@@ -66,7 +66,7 @@ class Exec(Command):
                 self.post(kind)
             wait_until(lambda: self.position() == 4, "the others too")
             self.assertEqual(self.end(process), 0)
-        given = [json.loads(text) for text in self.file("given").replace("}{", "}\n{").splitlines()]
+        given = [json.loads(line) for line in self.file("given").splitlines()]
         self.assertEqual(given, expected(self.daemon.rows()))
         self.assertEqual(self.file("ids").split(), ["1", "2", "3", "4"])
         self.assertNotIn("siwa-notifyd events:", self.file("follower.log"))
