@@ -11,6 +11,7 @@
 
 #include "cli/cli.h"
 #include "cli/daemon.h"
+#include "dispatcher/consumers.h"
 
 #define PAGE_EVENTS       50
 #define POLL_WAIT_S       25
@@ -351,7 +352,10 @@ static int turn(struct consume *consume, struct place *place, bool *ret_more)
 
 bool consume_name_good(const char *name)
 {
-    return name[0] != '\0' && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(name);
+    size_t bytes = strlen(name);
+
+    return bytes > 0 && bytes < CONSUMER_NAME_BYTES &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == bytes;
 }
 
 int consume_run(struct consume *consume)

@@ -362,7 +362,7 @@ static bool options_fit(const struct listing *listing)
     else if (listing->consumer && listing->after >= 0)
         wrong = "a consumer has a position of its own: leave out --after";
     else if (listing->consumer && !consume_name_good(listing->consumer))
-        wrong = "--consumer takes the name of one: small letters, digits and -";
+        wrong = CONSUME_NAME_WRONG;
     if (wrong)
         cli_error(events_name, "%s", wrong);
     return !wrong;

@@ -53,8 +53,12 @@ int move_run(const struct move *move, int argc, char **argv)
 
     if (!cli_parse(&usage, argc, argv, &operands, &code))
         return code;
-    if (!consumer || !consume_name_good(consumer) || id < 0) {
+    if (!consumer || id < 0) {
         cli_error(move->name, "it takes --consumer NAME and --%s ID", move->option);
+        return CLI_USAGE;
+    }
+    if (!consume_name_good(consumer)) {
+        cli_error(move->name, CONSUME_NAME_WRONG);
         return CLI_USAGE;
     }
     code = cli_load_config(move->name, config_file, &config);

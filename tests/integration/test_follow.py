@@ -272,6 +272,9 @@ class Commands(Command):
         for arguments in (["ack", "--consumer", "accounts"], ["ack", "--through", 1], ["seek", "--to", 1],
                           ["ack", "--consumer", "A", "--through", 1]):
             self.assertEqual(self.daemon.command(*arguments).returncode, 2)
+        for arguments in (["ack", "--through", 1], ["seek", "--to", 1], ["events"]):
+            done = self.daemon.command(*arguments, "--consumer", "no_such", check=2)
+            self.assertIn("1 to 32 small letters, digits and -", done.stderr)
         self.daemon.settings["consumers"] = CONSUMERS[1:]
         self.daemon.restart()
         self.assertIn("*accounts", self.daemon.command("consumers", check=0).stdout)
@@ -279,6 +282,18 @@ class Commands(Command):
         self.assertIn("staging", self.daemon.command("consumers", check=0).stdout)
         done = self.daemon.command("ack", "--consumer", "accounts", "--through", 3, check=1)
         self.assertIn("the daemon is not running", done.stderr)
+
+    def test_a_name_that_is_too_long_is_not_that_of_another(self):
+        longest = "a" * 32
+        self.post()
+        self.daemon.settings["consumers"] = [{"name": longest}]
+        self.daemon.restart()
+        for arguments in (["ack", "--through", 1], ["seek", "--to", 1], ["events"]):
+            done = self.daemon.command(*arguments, "--consumer", longest + "a", check=2)
+            self.assertEqual(done.stdout, "")
+        self.assertEqual(self.position(longest), 0)
+        self.daemon.command("ack", "--through", 1, "--consumer", longest, check=0)
+        self.assertEqual(self.position(longest), 1)
 
     def test_lines_are_flushed_as_they_come(self):
         with self.following("--json") as process:
