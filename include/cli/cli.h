@@ -107,6 +107,13 @@ void cli_error(const char *name, const char *format, ...) __attribute__((format(
  * frees it. 0, -EFBIG when there is more, -ENOMEM, -errno of reading. */
 int cli_read_stdin(size_t max_bytes, char **ret_text, size_t *ret_bytes);
 
+/* To be called when a write on standard output has failed, with errno as it left it: stdio keeps
+ * only that one did, and cli_main shall say why. Returns -errno, -EIO where that is 0. */
+int cli_output_failed(void);
+
+/* The errno of the first write that was told of so; 0 for none. */
+int cli_output_error(void);
+
 /* Writes one JSON object as one line on standard output and flushes it. Takes over the reference,
  * also on error; NULL (memory was out when it was built) is -ENOMEM. Only for objects of our own
  * making: the library's dump recurses. 0, or -errno of writing. */

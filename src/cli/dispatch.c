@@ -126,10 +126,12 @@ int cli_main(const struct cli_command *commands, int argc, char **argv)
     code = dispatch(commands, argc, argv);
     errno = 0;
     if (fflush(stdout) != 0 || ferror(stdout)) {
+        int error = cli_output_error() != 0 ? cli_output_error() : errno;
+
         /* Who stops reading knows; everybody else should. */
-        if (errno != EPIPE)
+        if (error != EPIPE)
             (void)fprintf(stderr, SIWA_NAME ": cannot write standard output: %s\n",
-                          errno != 0 ? strerror(errno) : "an earlier write failed");
+                          error != 0 ? strerror(error) : "an earlier write failed");
         return code == CLI_OK ? CLI_REFUSED : code;
     }
     return code;

@@ -88,14 +88,15 @@ static int print_line(const struct outbox_row *row)
     return printf("%8lld  %-20s  %-15s  %-24s  %-44s  %s\n", (long long)row->id, time,
                   cell(row->type, type), cell(row->app ? row->app : row->client_id, app),
                   cell(row->sub, sub), cell(row->email, email)) < 0
-               ? -errno
+               ? cli_output_failed()
                : 0;
 }
 
 /* A body and a line break after it, which it has none of in itself: Apple sends none. */
 static int print_body(const char *body, size_t bytes)
 {
-    return fwrite(body, 1, bytes, stdout) == bytes && putchar('\n') != EOF ? 0 : -errno;
+    return fwrite(body, 1, bytes, stdout) == bytes && putchar('\n') != EOF ? 0
+                                                                           : cli_output_failed();
 }
 
 /* The body that an event came in, unless the event before came in the same. */
@@ -186,7 +187,8 @@ static int show_rows(struct listing *listing)
         if ((unsigned)shown < wanted)
             break;
     }
-    return fflush(stdout) == 0 ? 0 : -errno;
+    listing->error = fflush(stdout) == 0 ? 0 : cli_output_failed();
+    return listing->error;
 }
 
 /* Waits until it is worth looking again; false when it is time to end. A reader of our output that
@@ -300,7 +302,7 @@ static int show_event(void *context, const json_t *event)
     else
         listing->error = listing->json ? cli_print_json(json_deep_copy(event)) : print_line(&row);
     if (listing->error == 0 && fflush(stdout) != 0)
-        listing->error = -errno;
+        listing->error = cli_output_failed();
     return listing->error;
 }
 

@@ -216,6 +216,22 @@ int cli_read_stdin(size_t max_bytes, char **ret_text, size_t *ret_bytes)
     return 0;
 }
 
+static int output_error; /* errno of the first write that failed */
+
+int cli_output_failed(void)
+{
+    int error = errno != 0 ? errno : EIO;
+
+    if (output_error == 0)
+        output_error = error;
+    return -error;
+}
+
+int cli_output_error(void)
+{
+    return output_error;
+}
+
 int cli_print_json(json_t *object)
 {
     int result = 0;
@@ -229,7 +245,7 @@ int cli_print_json(json_t *object)
         return -ENOMEM;
     errno = 0;
     if (fputs(text, stdout) < 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0)
-        result = errno != 0 ? -errno : -EIO;
+        result = cli_output_failed();
     free(text);
     return result;
 }

@@ -283,6 +283,22 @@ class Commands(Command):
         done = self.daemon.command("ack", "--consumer", "accounts", "--through", 3, check=1)
         self.assertIn("the daemon is not running", done.stderr)
 
+    def test_an_output_that_cannot_be_written_is_told_with_its_cause(self):
+        self.post()
+        self.daemon.write_config()
+        read, write = os.pipe()
+        os.close(read)
+        with open("/dev/full", "wb") as full, open(write, "wb") as closed:
+            for subcommand, *options in (["consumers", "--json"], ["ack", "--through", 1, "--consumer", "accounts", "--json"],
+                                         ["seek", "--to", 0, "--consumer", "accounts", "--json"],
+                                         ["events", "--consumer", "accounts", "--json"], ["events", "--consumer", "accounts"]):
+                command = [harness.PROGRAM, subcommand, "--config", self.daemon.config_file, *map(str, options)]
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(b"cannot write standard output: No space left on device\n", done.stderr)
+                done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+                self.assertNotIn(b"standard output", done.stderr)  # who stops reading knows
+
     def test_a_name_that_is_too_long_is_not_that_of_another(self):
         longest = "a" * 32
         self.post()
