@@ -39,6 +39,7 @@
 
 #define CONTROL_BODY_MAX_BYTES  4096 /* http_limits.body_bytes of its server */
 #define CONTROL_CONNECTIONS     128
+#define CONTROL_POLLS_MAX       112   /* that wait for rows; the others are for who does not wait */
 #define CONTROL_REFRESH_WAIT_MS 15000 /* an attempt in flight, and one more, with room to spare */
 
 /* Of GET /v1/events. An answer ends early, with at least one row, where it grows beyond so many

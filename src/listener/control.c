@@ -30,6 +30,13 @@ static const struct problem problem_permission = {
 static const struct problem problem_memory = {"out-of-memory", 503, "Memory is out"};
 
 static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
+static const char *const ask_again[] = {"Cache-Control", "no-store", "Retry-After", "5", NULL};
+
+/* What a problem of this status has besides its type. */
+static const char *const *headers_of(unsigned status)
+{
+    return status == 503 ? ask_again : no_store;
+}
 
 /* Answers with a JSON value, whose reference is taken; NULL stands for memory that is out. */
 static void answer_json(struct control *control, struct http_request *request, unsigned status,
@@ -70,8 +77,8 @@ void control_answer_problem(struct control *control, struct http_request *reques
     va_start(arguments, format);
     (void)vsnprintf(detail, sizeof detail, format, arguments); /* cut at its end is fine */
     va_end(arguments);
-    answer_json(control, request, problem->status, CONTROL_TYPE_PROBLEM, no_store,
-                problem_json(problem, detail));
+    answer_json(control, request, problem->status, CONTROL_TYPE_PROBLEM,
+                headers_of(problem->status), problem_json(problem, detail));
 }
 
 void control_answer_problem_with(struct control *control, struct http_request *request,
@@ -90,7 +97,8 @@ void control_answer_problem_with(struct control *control, struct http_request *r
         value = NULL;
     }
     json_decref(members);
-    answer_json(control, request, problem->status, CONTROL_TYPE_PROBLEM, no_store, value);
+    answer_json(control, request, problem->status, CONTROL_TYPE_PROBLEM,
+                headers_of(problem->status), value);
 }
 
 void control_answer_no_memory(struct control *control, struct http_request *request)
@@ -302,7 +310,7 @@ static int prepare_out_of_memory(struct control *control)
     json_t *value = problem_json(&problem_memory, "try again later");
     char *text = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
     int error = text ? http_reply_new(problem_memory.status, CONTROL_TYPE_PROBLEM, text,
-                                      strlen(text), no_store, &control->out_of_memory)
+                                      strlen(text), ask_again, &control->out_of_memory)
                      : -ENOMEM;
 
     free(text);

@@ -19,6 +19,10 @@
 static const struct problem problem_parameter = {"bad-parameter", 400,
                                                  "A parameter of the query is wrong"};
 static const struct problem problem_cursor = {"beyond-last", 409, "There is no such row yet"};
+static const struct problem problem_crowd = {"too-many-wait", 503,
+                                             "As many requests wait for rows as may"};
+
+_Static_assert(CONTROL_POLLS_MAX < CONTROL_CONNECTIONS, "there is room for who does not wait");
 
 static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
 
@@ -380,11 +384,27 @@ static void forget_poll(struct control_waiting *waiting)
     free(poll);
 }
 
+/* Nobody who waits is ended for another: the two would only take turns, as fast as they can. */
+static void refuse_to_wait(struct control *control, struct http_request *request,
+                           const struct query *query)
+{
+    if (!answer_found(control, request, query, false))
+        control_answer_problem(control, request, &problem_crowd,
+                               "there is no row after %" PRId64 " so far, and %d wait for one; ask "
+                               "again later, or without wait",
+                               query->after, CONTROL_POLLS_MAX);
+}
+
 static void wait_for_rows(struct control *control, struct http_request *request,
                           const struct query *query)
 {
-    struct poll *poll = calloc(1, sizeof *poll);
+    struct poll *poll;
 
+    if (atomic_load(&control->polls) >= CONTROL_POLLS_MAX) {
+        refuse_to_wait(control, request, query);
+        return;
+    }
+    poll = calloc(1, sizeof *poll);
     if (!poll) {
         control_answer_no_memory(control, request);
         return;

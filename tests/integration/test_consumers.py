@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -250,6 +251,26 @@ class LongPolls(Served):
             poll.close()
         self.waiting(0)
         self.post()  # and nobody is answered who is gone
+
+    def test_who_waits_leaves_room_for_who_does_not(self):
+        """Else an acknowledgement would stand in the queue of the socket until a wait is over."""
+        last = self.last_id()
+        polls = {poll.sock.fileno(): poll for poll in (self.start(f"after={last}&wait=60") for _ in range(120))}
+        refused = wait_until(lambda: (ready := select.select(list(polls), [], [], 0)[0])[7:] and ready, "8 are answered")
+        for number in refused:
+            with contextlib.closing(polls.pop(number)) as poll:
+                reply = poll.getresponse()
+                problem = json.loads(reply.read())
+            self.assertEqual((reply.status, problem.get("type")), (503, "/problems/too-many-wait"))
+            self.assertEqual((reply.headers["Content-Type"], reply.headers["Retry-After"]), ("application/problem+json", "5"))
+        self.assertEqual(len(polls), 112)
+        rows = self.ask("GET", f"/v1/events?after={last - 1}&wait=60")["events"]  # what is there need not be waited for
+        self.assertEqual([event["id"] for event in rows], [last])
+        self.assertEqual(self.ack("accounts", last)["position"], last)
+        row = self.post()
+        for poll in polls.values():
+            self.assertEqual([event["id"] for event in self.events(poll)], [row])
+        self.assertEqual(self.events(self.start(f"after={row}&wait=1")), [])  # and others may wait
 
     def test_a_stop_releases_all_who_wait(self):
         with Daemon(self.apple, settings=self.settings) as daemon:
