@@ -64,6 +64,9 @@ struct http_service {
     /* A request was turned away; unless it timed out in its body, no service saw it. May be NULL.
      */
     void (*on_refused)(void *context, enum http_refusal refusal);
+    /* What the guard answers with this status: a reply of the service's, or NULL for the status
+     * alone. May be NULL. */
+    const struct http_reply *(*refusal)(void *context, unsigned status);
     /* http_loop_wake was called since the last time. May be NULL. */
     void (*on_wake)(void *context);
     /* At least four times a second. May be NULL. */

@@ -29,6 +29,21 @@ static const struct problem problem_permission = {
     "not-permitted", 403, "Only root and the user of the daemon may do this"};
 static const struct problem problem_memory = {"out-of-memory", 503, "Memory is out"};
 
+/* What the guard turns away before there is a path to ask, by its status. */
+static const struct refusal {
+    struct problem problem;
+    const char *detail;
+} refusals[CONTROL_REFUSALS] = {
+    {{"bad-http", 400, "The request is no good HTTP"},
+     "a GET has no body, a target begins with / and has at most 512 bytes; every header is as RFC "
+     "9110 has it, and a body is not sent in chunks"},
+    {{"length-required", 411, "A POST needs Content-Length"}, "0 where there is no body"},
+    {{"body-too-large", 413, "The body is too large"}, "it may have 4096 bytes"},
+    {{"expectation-failed", 417, "The expectation cannot be met"}, "only 100-continue can"},
+};
+
+_Static_assert(CONTROL_BODY_MAX_BYTES == 4096, "as is said above");
+
 static const char *const no_store[] = {"Cache-Control", "no-store", NULL};
 static const char *const ask_again[] = {"Cache-Control", "no-store", "Retry-After", "5", NULL};
 
@@ -295,26 +310,46 @@ static void on_tick(void *context, int64_t now_ms)
     look_after_waiting(context, now_ms);
 }
 
+static const struct http_reply *refusal(void *context, unsigned status)
+{
+    const struct control *control = context;
+
+    for (size_t i = 0; i < CONTROL_REFUSALS; i++)
+        if (refusals[i].problem.status == status)
+            return control->refusals[i];
+    return NULL;
+}
+
 const struct http_service control_service = {
     .on_headers = on_headers,
     .on_body = on_body,
     .on_over = on_over,
     .on_wake = on_wake,
     .on_tick = on_tick,
+    .refusal = refusal,
 };
 
 /* ---- life ---- */
 
-static int prepare_out_of_memory(struct control *control)
+static int prepare(const struct problem *problem, const char *detail, struct http_reply **ret_reply)
 {
-    json_t *value = problem_json(&problem_memory, "try again later");
+    json_t *value = problem_json(problem, detail);
     char *text = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
-    int error = text ? http_reply_new(problem_memory.status, CONTROL_TYPE_PROBLEM, text,
-                                      strlen(text), ask_again, &control->out_of_memory)
+    int error = text ? http_reply_new(problem->status, CONTROL_TYPE_PROBLEM, text, strlen(text),
+                                      headers_of(problem->status), ret_reply)
                      : -ENOMEM;
 
     free(text);
     json_decref(value);
+    return error;
+}
+
+static int prepare_replies(struct control *control)
+{
+    int error = prepare(&problem_memory, "try again later", &control->out_of_memory);
+
+    for (size_t i = 0; error == 0 && i < CONTROL_REFUSALS; i++)
+        error = prepare(&refusals[i].problem, refusals[i].detail, &control->refusals[i]);
     return error;
 }
 
@@ -329,7 +364,7 @@ int control_new(const struct control_settings *settings, struct control **ret_co
     control->version = strdup(settings->version);
     control->started_ms = clock_wall_ms();
     control->started_mono_ms = clock_monotonic_ms();
-    int error = control->version ? prepare_out_of_memory(control) : -ENOMEM;
+    int error = control->version ? prepare_replies(control) : -ENOMEM;
     if (error < 0) {
         control_free(control);
         return error;
@@ -347,6 +382,8 @@ void control_free(struct control *control)
     control_collect_changes(control);
     (void)pthread_mutex_destroy(&control->lock);
     http_reply_free(control->out_of_memory);
+    for (size_t i = 0; i < CONTROL_REFUSALS; i++)
+        http_reply_free(control->refusals[i]);
     free(control->version);
     free(control);
 }

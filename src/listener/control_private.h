@@ -79,13 +79,16 @@ struct control_poll_pass {
 
 /* ---- the control itself ---- */
 
+#define CONTROL_REFUSALS 4
+
 struct control {
     struct control_settings settings;
     char *version;
     int64_t started_ms; /* wall clock */
     int64_t started_mono_ms;
-    struct control_waiting *waiting;  /* at most one for each connection */
-    struct http_reply *out_of_memory; /* made when there still was some */
+    struct control_waiting *waiting;               /* at most one for each connection */
+    struct http_reply *out_of_memory;              /* made when there still was some */
+    struct http_reply *refusals[CONTROL_REFUSALS]; /* of the guard in front of it */
 
     /* of control_events.c */
     atomic_uint polls;              /* that wait for rows */

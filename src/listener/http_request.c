@@ -151,11 +151,14 @@ static enum MHD_Result refuse(struct http_request *request, struct MHD_Connectio
     enum http_refusal refusal = verdict == HTTP_GUARD_NO_LENGTH   ? HTTP_REFUSAL_NO_LENGTH
                                 : verdict == HTTP_GUARD_TOO_LARGE ? HTTP_REFUSAL_TOO_LARGE
                                                                   : HTTP_REFUSAL_FRAMING;
+    const struct http_reply *bare = server->loop->refusals[verdict], *reply = NULL;
 
+    if (server->service->refusal)
+        reply = server->service->refusal(server->context, bare->status);
     request->connection->refused = true;
     if (server->service->on_refused)
         server->service->on_refused(server->context, refusal);
-    return queue(request, mhd, server->loop->refusals[verdict], true);
+    return queue(request, mhd, reply ? reply : bare, true);
 }
 
 static enum MHD_Result handle_head(struct http_request *request, struct MHD_Connection *mhd,

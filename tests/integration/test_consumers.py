@@ -161,6 +161,25 @@ class Events(Served):
                 self.ask(method, path, {} if method == "POST" else None, status)
 
 
+    def test_what_is_no_good_http_is_a_problem_too(self):
+        """It is turned away before its path is looked at."""
+        post = "POST /v1/consumers/ops/ack HTTP/1.1\r\nHost: daemon\r\n"
+        for sent, status, kind in ((post + "\r\n", 411, "length-required"),
+                                   (post + "Content-Length: 4097\r\n\r\n" + "x" * 4097, 413, "body-too-large"),
+                                   (post + f"Content-Length: {10 ** 9}\r\n\r\n{{", 413, "body-too-large"),
+                                   (post + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad-http"),
+                                   (post + "Expect: tea\r\nContent-Length: 1\r\n\r\n1", 417, "expectation-failed"),
+                                   ("GET /v1/events?after=%00 HTTP/1.1\r\nHost: daemon\r\n\r\n", 400, "bad-http")):
+            with self.subTest(sent=sent[:120]):
+                head, _, body = harness.exchange(self.daemon.settings["control"], sent.encode()).decode().partition("\r\n\r\n")
+                self.assertIn(f" {status} ", head.splitlines()[0])
+                self.assertIn("Content-Type: application/problem+json", head)
+                self.assertIn("Connection: close", head)
+                problem = json.loads(body)
+                self.assertEqual((problem["status"], problem["type"]), (status, f"/problems/{kind}"))
+                self.assertTrue(problem["title"] and problem["detail"])
+
+
 class LongPolls(Served):
     def start(self, query):
         """A request that waits; its connection."""
