@@ -44,6 +44,9 @@ struct outbox_reader;
  * (the last exit was for a storage error) quick_check runs before anything is written, and a sound
  * database loses that mark.
  *
+ * A database whose -wal was taken away after a run that did not end cleanly goes on with ids and a
+ * generation above what was given, as a copy does (dispatcher/backup.h); see OUTBOX_ORIGIN_CUT.
+ *
  * What an earlier process wrote but may not have synced is synced here, before a repeat of it can
  * be called a duplicate. now_ms (wall clock) becomes the generation of a new database, in seconds,
  * so that one made anew is told from its predecessor. 0 or -errno, always with one sentence in
@@ -57,6 +60,9 @@ enum outbox_origin {
     OUTBOX_ORIGIN_NEW,       /* made by this start */
     OUTBOX_ORIGIN_ANEW, /* made by this start, though an identity key was there: the one that it
                            belonged to was taken away, or a first start was cut off */
+    OUTBOX_ORIGIN_CUT,  /* it was there, but not its -wal, though the run before did not end
+                           cleanly: what that committed last is lost, unless another program
+                           emptied and removed the -wal */
 };
 
 /* Any thread; never changes. */

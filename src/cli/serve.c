@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -347,7 +348,20 @@ static int open_keys(struct serve *serve)
     return error ? refuse(serve, error, "cannot make a key cache") : 0;
 }
 
-/* An empty outbox where a full one is expected must not come in silence. */
+static void tell_lost_wal(const char *database)
+{
+    char file[PATH_MAX + 8];
+
+    snprintf(file, sizeof(file), "%s-wal", database);
+    log_event(LOG_LEVEL_WARNING,
+              "the write-ahead log is missing, though the run before did not end cleanly: unless "
+              "another program moved it into the database, what was committed last is lost; a "
+              "newer backup may have it, and is restored as siwa-notifyd(8) tells",
+              log_text("file", file));
+}
+
+/* An empty outbox where a full one is expected, or one that has lost its end, must not come in
+ * silence. */
 static void tell_origin(const struct serve *serve)
 {
     switch (outbox_origin(serve->outbox)) {
@@ -363,6 +377,9 @@ static void tell_origin(const struct serve *serve)
                   "first start was cut off, the database was taken away; if not on purpose, stop, "
                   "and put it back",
                   log_text("database", serve->config->database));
+        return;
+    case OUTBOX_ORIGIN_CUT:
+        tell_lost_wal(serve->config->database);
     }
 }
 

@@ -509,8 +509,10 @@ int outbox_wake_copy(sqlite3 *db, int64_t now_ms)
     sqlite3_stmt *statement = NULL;
     int code = outbox_query_number(db, "SELECT copied_at_s FROM state", &copied_at_s);
 
-    if (code != SQLITE_OK || copied_at_s == 0)
+    if (code != SQLITE_OK)
         return code;
+    if (copied_at_s == 0)
+        copied_at_s = now_s;
     code = sqlite3_prepare_v2(db,
                               "UPDATE state SET last_id = last_id + ?1, "
                               "generation = max(generation + 1, ?2), copied_at_s = 0",

@@ -165,8 +165,9 @@ int outbox_open_immutable(const char *path, sqlite3 **ret_db);
 int outbox_key_matches(struct identity_key *key, sqlite3 *db, const char *key_file,
                        const char *path, char ret_why[OUTBOX_WHY_BYTES]);
 
-/* Where the database is a copy made by backup_make, goes on with higher ids and another generation
- * in one transaction, and it is none any more. The result code of SQLite. */
+/* A copy made by backup_make, or a database that has lost what was committed last, goes on with
+ * higher ids and another generation in one transaction, and is a copy no more. The result code of
+ * SQLite. */
 int outbox_wake_copy(sqlite3 *db, int64_t now_ms);
 
 /* A fixed value under the identity key, kept in the state row: another key is noticed. 0, -EIO. */

@@ -17,6 +17,9 @@
 #define LOCK_MODE     0600
 #define HEADER_BYTES  100 /* https://sqlite.org/fileformat2.html section 1.3 */
 
+/* In the lock from an open to the close that moved the -wal into the database. */
+#define IN_USE "in use\n"
+
 /* Longest addition to a path is ".new-journal". */
 #define SUFFIX_MAX_BYTES 16
 
@@ -190,6 +193,27 @@ static int take_lock(struct outbox *outbox, char *ret_why)
     return outbox_explain(ret_why, -EBUSY,
                           "%s: another siwa-notifyd serves it (it holds %s); stop that one first",
                           outbox->path, lock.path);
+}
+
+/* Whether the run before left a -wal that held more than the database, and it is there no more. A
+ * run that was cut off before it had one left no mark, and a clean stop takes the mark away. */
+static bool has_lost_wal(const struct outbox *outbox)
+{
+    struct stat lock;
+
+    return fstat(outbox->lock_fd, &lock) == 0 && lock.st_size > 0 && exists_beside(outbox, "") &&
+           !exists_beside(outbox, "-wal");
+}
+
+/* Without it, as on a full disk, the next start is not warned; that is all it is for. */
+static bool mark_in_use(const struct outbox *outbox)
+{
+    return pwrite(outbox->lock_fd, IN_USE, sizeof IN_USE - 1, 0) == (ssize_t)(sizeof IN_USE - 1);
+}
+
+static bool mark_unused(const struct outbox *outbox)
+{
+    return ftruncate(outbox->lock_fd, 0) == 0;
 }
 
 /* A first start that was killed may have left these. */
@@ -648,16 +672,22 @@ static int forget_failure(const struct outbox *outbox, char *ret_why)
     return 0;
 }
 
-/* A copy that begins to live: see dispatcher/backup.h. */
-static int wake(struct outbox *outbox, int64_t now_ms, char *ret_why)
+/* A copy that begins to live: see dispatcher/backup.h. It never had a -wal. And one whose -wal was
+ * taken away: the ids that it held were given, and are not given again. */
+static int wake(struct outbox *outbox, bool wal_taken, int64_t now_ms, char *ret_why)
 {
-    int code = outbox_wake_copy(outbox->db, now_ms);
+    int64_t copied_at_s = 0;
+    int code = outbox_query_number(outbox->db, "SELECT copied_at_s FROM state", &copied_at_s);
 
+    if (copied_at_s != 0 && outbox->origin == OUTBOX_ORIGIN_CUT)
+        outbox->origin = OUTBOX_ORIGIN_FOUND;
+    if (code == SQLITE_OK && (copied_at_s != 0 || wal_taken))
+        code = outbox_wake_copy(outbox->db, now_ms);
     if (code == SQLITE_OK)
         code = load_counts(outbox);
     return code == SQLITE_OK ? 0
                              : outbox_explain_sqlite(ret_why, outbox->db, code, outbox->path,
-                                                     "a copy that cannot be put into service");
+                                                     "cannot be put into service");
 }
 
 static int open_key(struct outbox *outbox, bool create, char *ret_why)
@@ -688,7 +718,7 @@ static int make(struct outbox *outbox, int64_t now_ms, char *ret_why)
 
 static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, char *ret_why)
 {
-    bool had_failed;
+    bool had_failed, wal_taken;
     int error = resolve(outbox, path, ret_why);
 
     if (error == 0)
@@ -699,6 +729,10 @@ static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, cha
         return error;
     remove_unfinished(outbox);
     had_failed = exists_beside(outbox, ".failed");
+    if (has_lost_wal(outbox))
+        outbox->origin = OUTBOX_ORIGIN_CUT;
+    /* a program that has emptied it, and was the last to close the database, removes both */
+    wal_taken = outbox->origin == OUTBOX_ORIGIN_CUT && exists_beside(outbox, "-shm");
     if (!exists_beside(outbox, ""))
         error = make(outbox, now_ms, ret_why);
     if (error == 0)
@@ -712,11 +746,13 @@ static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, cha
     if (error == 0)
         error = settle(outbox, had_failed, ret_why);
     if (error == 0)
-        error = wake(outbox, now_ms, ret_why);
+        error = wake(outbox, wal_taken, now_ms, ret_why);
     if (error == 0 && had_failed)
         error = forget_failure(outbox, ret_why);
-    if (error == 0)
+    if (error == 0) {
+        mark_in_use(outbox);
         sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+    }
     return error;
 }
 
@@ -784,6 +820,8 @@ int outbox_close(struct outbox *outbox, char ret_why[OUTBOX_WHY_BYTES])
         return 0;
     outbox_rollback(outbox);
     error = last_checkpoint(outbox, ret_why);
+    if (error == 0)
+        mark_unused(outbox);
     code = release(outbox);
     if (error == 0 && code != SQLITE_OK)
         return outbox_explain(ret_why, -EIO, "the database cannot be closed: %s",

@@ -275,6 +275,49 @@ class TestFatal(StorageCase):
             daemon.start()
 
 
+class TestLostLog(StorageCase):
+    """The write-ahead log holds what was committed last, also of a daemon that was killed."""
+
+    def test_one_that_was_taken_away_after_a_kill_is_told(self):
+        with self.daemon() as daemon:
+            for _ in range(3):
+                self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            before, = daemon.query("SELECT * FROM outbox_state")
+            daemon.kill9()
+            pathlib.Path(f"{daemon.database}-wal").unlink()
+            daemon.start()
+            line, = [line for line in daemon.log().splitlines() if "the write-ahead log is missing" in line]
+            self.assertIn("level=warning", line)
+            self.assertIn(f"file={daemon.database}-wal", line)
+            # what comes now is not passed over by who had seen the lost ones
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            self.assertEqual(len(daemon.rows(after=before["last_id"])), 1)
+            after, = daemon.query("SELECT * FROM outbox_state")
+            self.assertGreater(after["generation"], before["generation"])
+            self.assertEqual(daemon.get("/readyz").status, 200)
+            daemon.restart()
+            self.assertEqual(daemon.log().count("the write-ahead log is missing"), 1)
+
+    def test_one_that_may_be_missing_is_not(self):
+        with self.daemon() as daemon:
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            copy = self.folder / "copy.db"
+            daemon.command("backup", copy, check=0)
+            daemon.kill9()
+            daemon.start()  # with its log
+            daemon.stop()
+            for end in ("-wal", "-shm"):  # of a clean stop
+                pathlib.Path(f"{daemon.database}{end}").unlink()
+            daemon.start()
+            daemon.kill9()
+            for end in ("", "-wal", "-shm"):  # restored as the manual says
+                pathlib.Path(f"{daemon.database}{end}").unlink()
+            copy.rename(daemon.database)
+            daemon.start()
+            self.assertNotIn("the write-ahead log is missing", daemon.log())
+            self.assertEqual(len(daemon.rows()), 1)
+
+
 class TestReader(StorageCase):
     def test_a_long_write_ahead_log_is_shown(self):
         with self.daemon() as daemon:

@@ -1036,6 +1036,97 @@ START_TEST(what_a_dead_process_left_is_made_durable_before_anything_else)
 }
 END_TEST
 
+/* Leaves so many rows, and a -wal that holds them alone. */
+static void make_and_die(unsigned rows)
+{
+    pid_t child = fork();
+
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        struct outbox *outbox = outbox_make();
+
+        for (unsigned i = 1; i <= rows; i++)
+            delivery_add(outbox, delivery_number(policy, i));
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
+static void remove_beside(const char *suffix)
+{
+    char path[PATH_MAX + 64];
+
+    path_beside(suffix, path);
+    ck_assert_int_eq(unlink(path), 0);
+}
+
+/* The rows are gone, but not their ids: a consumer may have seen them. */
+START_TEST(a_wal_that_was_taken_away_is_told_and_its_ids_are_not_given_again)
+{
+    struct outbox *outbox = outbox_make();
+    int64_t generation = number_of(outbox, "SELECT generation FROM outbox_state");
+
+    close_clean(outbox);
+    make_and_die(3);
+    remove_beside("-wal");
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_CUT);
+    ck_assert_int_eq(number_of(outbox, "SELECT count(*) FROM outbox"), 0);
+    ck_assert_int_eq(outbox_last_id(outbox), INT64_C(1) << 32);
+    ck_assert_int_gt(number_of(outbox, "SELECT generation FROM outbox_state"), generation);
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    close_clean(outbox);
+    outbox = outbox_make(); /* told once */
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_FOUND);
+    ck_assert_int_eq(outbox_last_id(outbox), (INT64_C(1) << 32) + 1);
+    close_clean(outbox);
+}
+END_TEST
+
+/* With -shm it may have been SQLite itself that removed it, in another program. */
+START_TEST(a_wal_that_another_program_may_have_emptied_is_told_only)
+{
+    struct outbox *outbox;
+
+    make_and_die(3);
+    tamper("SELECT count(*) FROM events");
+    ck_assert(!is_beside("-wal") && !is_beside("-shm"));
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_CUT);
+    ck_assert_int_eq(number_of(outbox, "SELECT max(id) FROM outbox"), 3);
+    ck_assert_int_eq(outbox_last_id(outbox), 3);
+    close_clean(outbox);
+}
+END_TEST
+
+START_TEST(a_wal_that_is_not_needed_may_be_missing)
+{
+    struct outbox *outbox;
+
+    make_and_die(3);
+    outbox = outbox_make(); /* it is there */
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_FOUND);
+    close_clean(outbox);
+    remove_beside("-wal"); /* a clean stop has emptied it */
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_FOUND);
+    ck_assert_int_eq(outbox_last_id(outbox), 3);
+    close_clean(outbox);
+    remove_beside(".lock"); /* a copy elsewhere, or a first start that was cut off */
+    remove_beside("-wal");
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_FOUND);
+    close_clean(outbox);
+    make_and_die(0); /* a database that is gone altogether is told of otherwise */
+    remove_beside("-wal");
+    remove_beside("-shm");
+    remove_beside("");
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_ANEW);
+    close_clean(outbox);
+}
+END_TEST
+
 static enum outbox_error try_store(struct outbox *outbox, unsigned number)
 {
     struct delivery *delivery = delivery_number(policy, number);
@@ -1463,6 +1554,9 @@ int main(void)
     tcase_add_test(tests, a_first_start_may_be_killed_at_any_moment);
     tcase_add_test(tests, what_an_unfinished_first_start_leaves_is_no_obstacle);
     tcase_add_test(tests, what_a_dead_process_left_is_made_durable_before_anything_else);
+    tcase_add_test(tests, a_wal_that_was_taken_away_is_told_and_its_ids_are_not_given_again);
+    tcase_add_test(tests, a_wal_that_another_program_may_have_emptied_is_told_only);
+    tcase_add_test(tests, a_wal_that_is_not_needed_may_be_missing);
     tcase_add_test(tests, a_full_disk_passes);
     tcase_add_test(tests, a_failed_sync_is_the_end);
     tcase_add_test(tests, a_failed_write_is_the_end);
