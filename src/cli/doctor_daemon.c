@@ -175,7 +175,8 @@ static bool is_young(struct outbox_reader *reader, int64_t now_ms)
     return outbox_reader_state(reader, &state) == 0 && now_ms / 1000 - state.generation < YOUNG_S;
 }
 
-static void tell_app(struct doctor *doctor, struct outbox_reader *reader,
+/* Whether the app was heard of within the days of the history. */
+static bool tell_app(struct doctor *doctor, struct outbox_reader *reader,
                      const struct history_summary *history, const struct config_app *app,
                      bool young)
 {
@@ -189,15 +190,21 @@ static void tell_app(struct doctor *doctor, struct outbox_reader *reader,
                     "look from outside with --url, then cause an event on a device",
                     "nothing for %s was ever accepted%s", app->client_id,
                     young ? ", in a database that is less than a day old" : "");
-        return;
+        return false;
     }
     for (int day = 0; events && day < HISTORY_DAYS; day++)
         for (int kind = 0; kind < EVENT_TYPE_COUNT; kind++)
             count += events->events[day][kind];
     moment_text(heard.last_ms, last);
-    doctor_tell(doctor, "history.app", DOCTOR_OK, NULL,
-                "%s: last accepted %s, %" PRIu64 " events in %d days", app->client_id, last, count,
-                HISTORY_DAYS);
+    bool lately = heard.last_ms / HISTORY_DAY_MS > history->today - HISTORY_DAYS;
+    if (count == 0 && lately) /* the counts follow within seconds */
+        doctor_tell(doctor, "history.app", DOCTOR_OK, NULL, "%s: last accepted %s", app->client_id,
+                    last);
+    else
+        doctor_tell(doctor, "history.app", DOCTOR_OK, NULL,
+                    "%s: last accepted %s, %" PRIu64 " events in %d days", app->client_id, last,
+                    count, HISTORY_DAYS);
+    return lately;
 }
 
 /* What came before an app was added makes no stranger of it. */
@@ -238,7 +245,8 @@ static bool worth_a_warning(const struct history_summary *history, enum verdict 
     return !strangers || history->outcomes[VERDICT_ACCEPTED].month == 0;
 }
 
-static void tell_outcomes(struct doctor *doctor, const struct history_summary *history, bool young)
+static void tell_outcomes(struct doctor *doctor, const struct history_summary *history, bool young,
+                          bool heard)
 {
     uint64_t total = 0;
 
@@ -258,7 +266,7 @@ static void tell_outcomes(struct doctor *doctor, const struct history_summary *h
                     verdict_label(verdict), outcome->today, outcome->week, outcome->month,
                     HISTORY_DAYS);
     }
-    if (total == 0)
+    if (total == 0 && !heard)
         doctor_tell(doctor, "history.outcome", young ? DOCTOR_SKIP : DOCTOR_WARN,
                     "look from outside with --url: whether a POST reaches the daemon at all",
                     "in %d days no request reached the daemon%s", HISTORY_DAYS,
@@ -280,11 +288,12 @@ void doctor_history(struct doctor *doctor)
         outbox_reader_close(reader);
         return;
     }
-    bool young = is_young(reader, clock_wall_ms());
+    bool young = is_young(reader, clock_wall_ms()), heard = false;
     for (size_t i = 0; i < doctor->config->app_count; i++)
-        tell_app(doctor, reader, &history, &doctor->config->apps[i], young);
+        if (tell_app(doctor, reader, &history, &doctor->config->apps[i], young))
+            heard = true;
     tell_strangers(doctor, &history);
-    tell_outcomes(doctor, &history, young);
+    tell_outcomes(doctor, &history, young, heard);
     history_summary_release(&history);
     outbox_reader_close(reader);
 }

@@ -445,6 +445,15 @@ class TestHere(DoctorCase):
             daemon.settings["apps"].append({"client_id": "com.example.forgotten", "app": "F", "team": "ABCDE12345"})
             self.assertNotIn("history.audience", [finding["check"] for finding in self.findings(daemon)])
 
+    def test_what_came_a_moment_ago_is_no_silence(self):
+        """The counts by day are brought up to date every ten seconds only."""
+        with Daemon(self.apple, settings=self.settings()) as daemon:
+            self.assertEqual(daemon.post(self.apple.body(self.apple.notification())), (200, "accepted"))
+            findings = self.findings(daemon)
+            self.expect(findings, "history.app", "ok", "com.example.app: last accepted ")
+            self.assertNotIn("no request reached", json.dumps(findings))
+            self.assertNotIn(" 0 events", json.dumps(findings))
+
     def test_what_doctor_sends_is_no_warning_on_the_first_day(self):
         with Daemon(self.apple, settings=self.settings()) as daemon:
             daemon.post('{"payload":"siwa-notifyd-doctor"}')
