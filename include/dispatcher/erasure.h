@@ -38,6 +38,7 @@ struct erasure_target {
     unsigned char person[PERSON_BYTES];
     char team[ERASURE_TEAM_BYTES];
     bool asked; /* by an operator: whatever there is. Else all that every consumer acknowledged */
+    bool finished; /* set by the round: no row has their text any more */
     struct erasure_counts counts;
 };
 
@@ -87,9 +88,9 @@ enum outbox_error erasure_unmark(struct outbox *outbox, void *unused);
 /* Erases whoever is asked for and, as erase_after_account_delete says, whose account-delete was
  * acknowledged, with whatever came later for those who were erased before: rows and their bodies
  * once acknowledged, quarantined copies at once, and deferred ones when they have become rows,
- * since who sent them is not known before. When it returns NONE their text stands in no row any
- * more, and targets says whom it was about; else some of it may, and the next round goes on. The
- * thread of the reader; it may read all of the database, in steps. */
+ * since who sent them is not known before. targets says whom it was about, and whose text
+ * stands in no row any more: when it returns NONE, that of nobody; else the next round goes on with
+ * the others. The thread of the reader; it may read all of the database, in steps. */
 enum outbox_error erasure_run(struct erasure_round *round);
 
 /* Calls on_text for each text in the claims of a body's token, also within texts that are JSON

@@ -157,23 +157,31 @@ enum outbox_error erasure_deferred(struct outbox *outbox, void *work)
     return remove_apart(outbox, work, APART_DEFERRED);
 }
 
+/* Runs a statement about a person; the time is the second parameter, where there is one. */
+static enum outbox_error note(struct outbox *outbox, const char *sql, const struct erasure_end *end)
+{
+    OUTBOX_STATEMENT(statement);
+    enum outbox_error error = outbox_prepare(outbox, sql, &statement);
+
+    if (error != OUTBOX_ERROR_NONE)
+        return error;
+    sqlite3_bind_blob(statement, 1, end->target->person, PERSON_BYTES, SQLITE_STATIC);
+    if (sqlite3_bind_parameter_count(statement) > 1)
+        sqlite3_bind_int64(statement, 2, end->rows.now_ms);
+    return outbox_check(outbox, outbox_step(statement));
+}
+
 enum outbox_error erasure_finish(struct outbox *outbox, void *argument)
 {
     struct erasure_end *end = argument;
-    OUTBOX_STATEMENT(statement);
+    bool deleted = !end->target->asked || end->rows.count > 0;
     enum outbox_error error = OUTBOX_ERROR_NONE;
 
     while (error == OUTBOX_ERROR_NONE && end->rows.done < end->rows.count)
         error = erasure_rows(outbox, &end->rows);
-    if (error == OUTBOX_ERROR_NONE)
-        error = outbox_prepare(outbox,
-                               end->target->asked ? "DELETE FROM erasing WHERE person = ?1"
-                                                  : "INSERT OR IGNORE INTO erased VALUES (?1, ?2)",
-                               &statement);
-    if (error != OUTBOX_ERROR_NONE)
-        return error;
-    sqlite3_bind_blob(statement, 1, end->target->person, PERSON_BYTES, SQLITE_STATIC);
-    if (!end->target->asked)
-        sqlite3_bind_int64(statement, 2, end->rows.now_ms);
-    return outbox_check(outbox, outbox_step(statement));
+    if (error == OUTBOX_ERROR_NONE && deleted)
+        error = note(outbox, "INSERT OR IGNORE INTO erased VALUES (?1, ?2)", end);
+    if (error == OUTBOX_ERROR_NONE && end->target->asked)
+        error = note(outbox, "DELETE FROM erasing WHERE person = ?1", end);
+    return error;
 }

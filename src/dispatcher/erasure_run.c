@@ -153,7 +153,7 @@ static enum outbox_error find_slowest(struct erasure_round *round, int64_t *ret_
 
 /* ---- rows ---- */
 
-/* The account-deletes of those who are not asked for, which come last. */
+/* The account-deletes, which come last. */
 struct last {
     struct erasure_hit *hits;
     size_t count, room;
@@ -252,12 +252,10 @@ static bool take_row(struct erasure_round *round, sqlite3_stmt *statement, int64
         return false;
     if (hit.target < 0)
         return true;
-    if (!round->targets[hit.target].asked) {
-        if (hit.id > acknowledged)
-            return true;
-        if (sqlite3_column_int(statement, 3))
-            return add_last(last, &hit);
-    }
+    if (!round->targets[hit.target].asked && hit.id > acknowledged)
+        return true;
+    if (sqlite3_column_int(statement, 3))
+        return add_last(last, &hit);
     found->hits[found->count++] = hit;
     return true;
 }
@@ -282,13 +280,14 @@ static enum outbox_error find_rows(struct erasure_round *round, sqlite3_stmt *st
     return erasure_ended(code);
 }
 
+/* Of the rows above *through, and moves it on to the last that there is. */
 static enum outbox_error erase_rows(struct erasure_round *round, int64_t acknowledged,
-                                    struct last *last)
+                                    int64_t *through, struct last *last)
 {
     OUTBOX_STATEMENT(statement);
     struct erasure_hit *hits __attribute__((cleanup(erasure_free_hits))) =
         calloc(ERASURE_STEP_ROWS, sizeof *hits);
-    struct erasure_found found = {.hits = hits};
+    struct erasure_found found = {.hits = hits, .last_id = *through};
     enum outbox_error error =
         erasure_prepare(round,
                         "SELECT id, raw_id, CASE WHEN erased_at_ms IS NULL THEN person END, "
@@ -302,6 +301,7 @@ static enum outbox_error erase_rows(struct erasure_round *round, int64_t acknowl
         error = find_rows(round, statement, acknowledged, &found, last);
         if (error == OUTBOX_ERROR_NONE)
             error = erasure_work_off(round, erasure_rows, found.hits, found.count);
+        *through = found.last_id;
         if (round->is_stopping(round->context))
             return OUTBOX_ERROR_TRANSIENT;
     }
@@ -342,30 +342,38 @@ static int find_in_targets(struct erasure_search *search, const char *text, bool
     return code;
 }
 
-static enum outbox_error erase_copies(struct erasure_round *round)
+static enum outbox_error erase_bodies(struct erasure_round *round, const char *sql,
+                                      enum outbox_error (*work)(struct outbox *outbox,
+                                                                void *argument))
 {
-    static const struct {
-        const char *sql;
-        enum outbox_error (*work)(struct outbox *outbox, void *argument);
-    } places[] = {
-        {"SELECT " ERASURE_RAW_COLUMNS " FROM raw "
-         "WHERE mixed = 1 AND id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
-         erasure_bodies},
-        {"SELECT id, body, client_id FROM quarantine WHERE id > ?1 "
-         "ORDER BY id " ERASURE_LIMIT_BODIES,
-         erasure_quarantined},
-        {"SELECT id, body, client_id FROM deferred WHERE id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
-         erasure_deferred},
-    };
-    enum outbox_error error = OUTBOX_ERROR_NONE;
+    struct erasure_search search = {.round = round, .find = find_in_targets};
+    int64_t through = 0;
 
-    for (size_t i = 0; error == OUTBOX_ERROR_NONE && i < sizeof places / sizeof *places; i++) {
-        struct erasure_search search = {.round = round, .find = find_in_targets};
-        int64_t through = 0;
+    return erasure_search(&search, sql, work, &through);
+}
 
-        error = erasure_search(&search, places[i].sql, places[i].work, &through);
-    }
-    return error;
+static enum outbox_error erase_deferred(struct erasure_round *round)
+{
+    return erase_bodies(
+        round,
+        "SELECT id, body, client_id FROM deferred WHERE id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
+        erasure_deferred);
+}
+
+static enum outbox_error erase_quarantined(struct erasure_round *round)
+{
+    return erase_bodies(round,
+                        "SELECT id, body, client_id FROM quarantine WHERE id > ?1 "
+                        "ORDER BY id " ERASURE_LIMIT_BODIES,
+                        erasure_quarantined);
+}
+
+static enum outbox_error erase_mixed(struct erasure_round *round)
+{
+    return erase_bodies(round,
+                        "SELECT " ERASURE_RAW_COLUMNS " FROM raw "
+                        "WHERE mixed = 1 AND id > ?1 ORDER BY id " ERASURE_LIMIT_BODIES,
+                        erasure_bodies);
 }
 
 /* ---- all of it ---- */
@@ -387,6 +395,8 @@ static enum outbox_error finish(struct erasure_round *round, struct last *last)
     if (last->count > 0)
         qsort(last->hits, last->count, sizeof *last->hits, compare_hits);
     for (size_t i = 0; error == OUTBOX_ERROR_NONE && i < round->target_count; i++) {
+        if (round->is_stopping(round->context))
+            return OUTBOX_ERROR_TRANSIENT;
         struct erasure_end end = {
             .target = &round->targets[i],
             .rows = {.round = round, .hits = last->hits + at, .now_ms = round->now_ms}};
@@ -396,17 +406,28 @@ static enum outbox_error finish(struct erasure_round *round, struct last *last)
             end.rows.count++;
         }
         error = round->have_done(round->context, erasure_finish, &end);
+        round->targets[i].finished = error == OUTBOX_ERROR_NONE;
     }
     return error;
 }
 
+/* Meanwhile keys may arrive, or an operator may release: what is deferred becomes a row or is
+ * quarantined, what is quarantined becomes a row, and each brings its body. Looked at in this order
+ * nothing gets past. The rows come first, too, since they tell which app had another team. */
 static enum outbox_error erase_targets(struct erasure_round *round, int64_t acknowledged)
 {
     struct last last __attribute__((cleanup(release_last))) = {.hits = NULL};
-    enum outbox_error error = erase_rows(round, acknowledged, &last);
+    int64_t through = 0;
+    enum outbox_error error = erase_rows(round, acknowledged, &through, &last);
 
     if (error == OUTBOX_ERROR_NONE)
-        error = erase_copies(round);
+        error = erase_deferred(round);
+    if (error == OUTBOX_ERROR_NONE)
+        error = erase_quarantined(round);
+    if (error == OUTBOX_ERROR_NONE)
+        error = erase_rows(round, acknowledged, &through, &last);
+    if (error == OUTBOX_ERROR_NONE)
+        error = erase_mixed(round);
     forget_moved(round);
     return error == OUTBOX_ERROR_NONE ? finish(round, &last) : error;
 }

@@ -31,8 +31,8 @@ enum outbox_error erasure_bodies(struct outbox *outbox, void *work);
 enum outbox_error erasure_quarantined(struct outbox *outbox, void *work);
 enum outbox_error erasure_deferred(struct outbox *outbox, void *work);
 
-/* The rows (all at once: the account-deletes of one person), and the person is erased from now on;
- * or, of one who was asked for, no longer asked for. */
+/* The rows (all at once: the account-deletes of one person), and the person is erased from now on:
+ * of one who was asked for, only where there was such a row. No longer asked for in any case. */
 struct erasure_end {
     struct erasure_work rows;
     const struct erasure_target *target;

@@ -427,7 +427,7 @@ static void begin_emptying(struct sweeper *sweeper)
     sweeper->empty_ms = clock_monotonic_ms();
 }
 
-/* After a round without an error: everybody in it is erased. */
+/* A round that ended early may have finished with some: nobody looks for them once more. */
 static void settle_asked(struct sweeper *sweeper)
 {
     const struct erasure_round *round = &sweeper->round;
@@ -435,7 +435,8 @@ static void settle_asked(struct sweeper *sweeper)
     pthread_mutex_lock(&sweeper->lock);
     for (struct sweeper_erasure *erasure = sweeper->erasures; erasure; erasure = erasure->next)
         for (size_t i = 0; erasure->state == SWEEPER_ERASURE_NOTED && i < round->target_count; i++)
-            if (memcmp(round->targets[i].person, erasure->person, PERSON_BYTES) == 0) {
+            if (round->targets[i].finished &&
+                memcmp(round->targets[i].person, erasure->person, PERSON_BYTES) == 0) {
                 erasure->counts = round->targets[i].counts;
                 erasure->state = SWEEPER_ERASURE_PENDING;
             }
@@ -452,7 +453,9 @@ static void settle_round(struct sweeper *sweeper)
     sweeper->leaving.raw += counts->raw;
     sweeper->leaving.deferred += counts->deferred;
     sweeper->leaving.quarantined += counts->quarantined;
-    if (sweeper->round.target_count > 0 || any_counts(counts))
+    /* a mark is that of an earlier run: what empties for it may have ended before it was seen */
+    if (sweeper->round.target_count > 0 || any_counts(counts) ||
+        (sweeper->round.marked && !sweeper->emptying))
         begin_emptying(sweeper);
 }
 
@@ -485,9 +488,8 @@ static enum outbox_error erase(struct sweeper *sweeper)
         sweeper->earlier = sweeper->earlier || (round->marked && !erasing);
         sweeper->erasing = sweeper->erasing || round->marked;
         settle_round(sweeper);
-    }
-    if (error == OUTBOX_ERROR_NONE)
         settle_asked(sweeper);
+    }
     sweeper->look_ms = clock_monotonic_ms();
     if (!round->more && round->target_count > 0)
         sweeper->look_ms += LOOK_REST * (sweeper->look_ms - began_ms);
