@@ -602,6 +602,9 @@ static enum outbox_error empty_wal(struct outbox *outbox)
     if (code == SQLITE_OK) {
         outbox->wal_pages = outbox->wal_moved = outbox->wal_vain = 0;
         outbox->wal_emptied++;
+        /* only what went to the file was scrubbed: a page kept in memory would bring back into the
+         * WAL, with the next change to it, what was erased from between its cells */
+        sqlite3_db_release_memory(outbox->db);
     }
     return outbox_check(outbox, code);
 }
