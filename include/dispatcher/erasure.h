@@ -42,6 +42,8 @@ struct erasure_target {
     struct erasure_counts counts;
 };
 
+struct erasure_moved;
+
 /* What happened in a round. */
 struct erasure_round {
     /* given */
@@ -71,8 +73,7 @@ struct erasure_round {
     struct erasure_counts counts; /* of everybody, those who are followed too */
     bool marked;                  /* see erasure_mark */
     bool more;                    /* there were more people than one round takes */
-    char **moved; /* private: client_ids that have rows of another team than theirs */
-    size_t moved_count;
+    struct erasure_moved *moved;  /* private: apps that have rows of another team than theirs */
 };
 
 /* Notes that a person is to be erased, so that it is not forgotten. In a transaction, writer

@@ -179,38 +179,45 @@ static void release_last(struct last *last)
     free(last->hits);
 }
 
+/* An app that has rows of another team than it is in now. */
+struct erasure_moved {
+    struct erasure_moved *next;
+    char client_id[];
+};
+
 static bool was_moved(const struct erasure_round *round, const char *client_id)
 {
-    for (size_t i = 0; i < round->moved_count; i++)
-        if (strcmp(round->moved[i], client_id) == 0)
+    for (const struct erasure_moved *moved = round->moved; moved; moved = moved->next)
+        if (strcmp(moved->client_id, client_id) == 0)
             return true;
     return false;
 }
 
-/* Keeps each app once: there are as many as the configuration has. */
+/* Keeps each app once: there are at most as many as the configuration has. */
 static bool note_moved(struct erasure_round *round, const char *client_id)
 {
-    char **moved;
+    size_t bytes = strlen(client_id) + 1;
+    struct erasure_moved *moved;
 
     if (was_moved(round, client_id))
         return true;
-    moved = reallocarray(round->moved, round->moved_count + 1, sizeof *moved);
+    moved = malloc(sizeof *moved + bytes);
     if (!moved)
         return false;
+    memcpy(moved->client_id, client_id, bytes);
+    moved->next = round->moved;
     round->moved = moved;
-    moved[round->moved_count] = strdup(client_id);
-    if (!moved[round->moved_count])
-        return false;
-    round->moved_count++;
     return true;
 }
 
 static void forget_moved(struct erasure_round *round)
 {
-    while (round->moved_count > 0)
-        free(round->moved[--round->moved_count]);
-    free(round->moved);
-    round->moved = NULL;
+    while (round->moved) {
+        struct erasure_moved *next = round->moved->next;
+
+        free(round->moved);
+        round->moved = next;
+    }
 }
 
 /* Whose row it is; -1 for nobody's who is to be erased. It is of the team under which it was
