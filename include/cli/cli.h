@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* The exit codes of every subcommand. */
 #define CLI_OK      0
@@ -118,5 +119,22 @@ int cli_output_error(void);
  * also on error; NULL (memory was out when it was built) is -ENOMEM. Only for objects of our own
  * making: the library's dump recurses. 0, or -errno of writing. */
 int cli_print_json(json_t *object);
+
+/* The same on any stream, not flushed. */
+int cli_write_json(FILE *stream, json_t *object);
+
+/* What is printed of a transaction is gathered while it lasts, and written after it: with somebody
+ * who does not read on, a pager say, it would stay open, and with it the write-ahead log would grow
+ * and an erasure stay pending. */
+struct cli_page {
+    FILE *stream; /* to be written to between begin and end; else NULL */
+    char *text;   /* private */
+    size_t bytes;
+};
+
+int cli_page_begin(struct cli_page *page); /* 0 or -ENOMEM */
+
+/* Writes it on standard output and flushes that. 0, -ENOMEM, or -errno of writing. */
+int cli_page_end(struct cli_page *page);
 
 #endif

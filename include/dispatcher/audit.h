@@ -37,9 +37,11 @@ struct audit_row {
 
 /* Calls on_row for every such event that was committed at since_ms or later, in the order of ids;
  * stops early when it returns false. Reads in pieces, each a transaction of its own, so that it
- * keeps no write-ahead log however long it takes; what is removed meanwhile is told once at most. 0
- * or -errno as outbox_reader_rows. The reader's thread. */
+ * keeps no write-ahead log however long it takes, and calls on_piece after each: on_row must not
+ * wait for anybody, on_piece may. What is removed meanwhile is told once at most. 0, or -errno as
+ * outbox_reader_rows or of on_piece, which ends it. The reader's thread. */
 int audit_rows(struct outbox_reader *reader, int64_t since_ms,
-               bool (*on_row)(void *context, const struct audit_row *row), void *context);
+               bool (*on_row)(void *context, const struct audit_row *row),
+               int (*on_piece)(void *context), void *context);
 
 #endif

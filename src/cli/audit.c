@@ -24,6 +24,7 @@ static const char audit_about[] =
 
 struct printing {
     bool json;
+    struct cli_page page;
     int error;
 };
 
@@ -56,42 +57,53 @@ static json_t *row_json(const struct audit_row *row)
                      time_json(row->erased_ms), "removed_ms", time_json(row->removed_ms));
 }
 
-static void print_time(const char *what, int64_t time_ms)
+static void print_time(FILE *stream, const char *what, int64_t time_ms)
 {
     char text[MOMENT_TEXT_BYTES];
 
     if (time_ms <= 0)
         return;
     moment_text(time_ms, text);
-    (void)printf("    %-22s %s\n", what, text);
+    (void)fprintf(stream, "    %-22s %s\n", what, text);
 }
 
 /* A block for each event, as times with what they are of. */
-static void print_row(const struct audit_row *row)
+static void print_row(FILE *stream, const struct audit_row *row)
 {
     char what[64];
 
-    (void)printf("%lld  %s  %s  person %s\n", (long long)row->id, row->type, row->client_id,
-                 row->person[0] ? row->person : "-");
-    print_time("signed by Apple", row->signed_ms);
-    print_time("committed", row->committed_ms);
+    (void)fprintf(stream, "%lld  %s  %s  person %s\n", (long long)row->id, row->type,
+                  row->client_id, row->person[0] ? row->person : "-");
+    print_time(stream, "signed by Apple", row->signed_ms);
+    print_time(stream, "committed", row->committed_ms);
     for (size_t i = 0; i < row->ack_count; i++) {
         (void)snprintf(what, sizeof what, "done by %s", row->acks[i].consumer);
-        print_time(what, row->acks[i].acknowledged_ms);
+        print_time(stream, what, row->acks[i].acknowledged_ms);
     }
-    print_time("erased", row->erased_ms);
-    print_time("removed", row->removed_ms);
+    print_time(stream, "erased", row->erased_ms);
+    print_time(stream, "removed", row->removed_ms);
 }
 
 static bool on_row(void *context, const struct audit_row *row)
 {
     struct printing *printing = context;
 
+    if (!printing->page.stream)
+        printing->error = cli_page_begin(&printing->page);
+    if (printing->error < 0)
+        return false;
     if (printing->json)
-        printing->error = cli_print_json(row_json(row));
+        printing->error = cli_write_json(printing->page.stream, row_json(row));
     else
-        print_row(row);
+        print_row(printing->page.stream, row);
     return printing->error == 0;
+}
+
+static int on_piece(void *context)
+{
+    struct printing *printing = context;
+
+    return printing->page.stream ? cli_page_end(&printing->page) : 0;
 }
 
 static int run(const struct config *config, int64_t since_ms, bool json)
@@ -102,7 +114,7 @@ static int run(const struct config *config, int64_t since_ms, bool json)
     int error = outbox_reader_open(config->database, &reader, why);
 
     if (error == 0)
-        error = audit_rows(reader, since_ms, on_row, &printing);
+        error = audit_rows(reader, since_ms, on_row, on_piece, &printing);
     if (error == 0)
         error = printing.error;
     if (error < 0)

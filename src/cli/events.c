@@ -19,7 +19,8 @@
 #include "support/config.h"
 #include "support/log.h"
 
-#define EVENTS_BATCH_ROWS 500
+#define EVENTS_BATCH_ROWS 500 /* read in one transaction, then printed */
+#define EVENTS_BATCH_RAW  32  /* with --raw: at most 2 MiB */
 #define EVENTS_POLL_MS    200 /* with --follow; a look costs 4 microseconds */
 #define EVENTS_CELL_BYTES (4 * LOG_VALUE_MAX_BYTES + 8)
 
@@ -33,7 +34,9 @@ struct listing {
     int64_t raw_id;                 /* of the last body that was shown */
     bool json, follow, raw;
     bool incomplete; /* a body was removed */
-    int error;       /* -errno of writing */
+    struct cli_page page;
+    int error; /* -errno */
+    bool explained;
 };
 
 static const char events_name[] = "events";
@@ -79,24 +82,23 @@ static const char *cell(const char *text, char ret_cell[EVENTS_CELL_BYTES])
     return ret_cell;
 }
 
-static int print_line(const struct outbox_row *row)
+static int print_line(FILE *stream, const struct outbox_row *row)
 {
     char type[EVENTS_CELL_BYTES], app[EVENTS_CELL_BYTES], sub[EVENTS_CELL_BYTES];
     char email[EVENTS_CELL_BYTES], time[MOMENT_TEXT_BYTES];
 
     moment_text(row->event_time_ms, time);
-    return printf("%8lld  %-20s  %-15s  %-24s  %-44s  %s\n", (long long)row->id, time,
-                  cell(row->type, type), cell(row->app ? row->app : row->client_id, app),
-                  cell(row->sub, sub), cell(row->email, email)) < 0
-               ? cli_output_failed()
+    return fprintf(stream, "%8lld  %-20s  %-15s  %-24s  %-44s  %s\n", (long long)row->id, time,
+                   cell(row->type, type), cell(row->app ? row->app : row->client_id, app),
+                   cell(row->sub, sub), cell(row->email, email)) < 0
+               ? -errno
                : 0;
 }
 
 /* A body and a line break after it, which it has none of in itself: Apple sends none. */
-static int print_body(const char *body, size_t bytes)
+static int print_body(FILE *stream, const char *body, size_t bytes)
 {
-    return fwrite(body, 1, bytes, stdout) == bytes && putchar('\n') != EOF ? 0
-                                                                           : cli_output_failed();
+    return fwrite(body, 1, bytes, stream) == bytes && putc('\n', stream) != EOF ? 0 : -errno;
 }
 
 /* The body that an event came in, unless the event before came in the same. */
@@ -111,7 +113,7 @@ static int print_raw(struct listing *listing, int64_t id)
         goto end;
     listing->raw_id = raw_id;
     if (body) {
-        error = print_body(body, bytes);
+        error = print_body(listing->page.stream, body, bytes);
     } else {
         cli_error(events_name, "event %lld: its body was removed", (long long)id);
         listing->incomplete = true;
@@ -125,7 +127,8 @@ static int print_row(struct listing *listing, const struct outbox_row *row)
 {
     if (listing->raw)
         return print_raw(listing, row->id);
-    return listing->json ? cli_print_json(event_json(row)) : print_line(row);
+    return listing->json ? cli_write_json(listing->page.stream, event_json(row))
+                         : print_line(listing->page.stream, row);
 }
 
 /* Rows that are gone must not be passed over in silence. Within on_row, the state is of the same
@@ -155,6 +158,7 @@ static bool on_row(void *context, const struct outbox_row *row)
 
     if (listing->after == listing->batch_after)
         listing->error = require_unpruned(listing);
+    listing->explained = listing->error < 0;
     if (listing->error < 0)
         return false;
     errno = 0;
@@ -167,28 +171,44 @@ static bool on_row(void *context, const struct outbox_row *row)
     return !events_stop;
 }
 
+/* Shows so many rows at the most. Their number, or -errno. */
+static int show_batch(struct listing *listing, unsigned wanted)
+{
+    int error = cli_page_begin(&listing->page);
+
+    if (error < 0)
+        return error;
+    listing->batch_after = listing->after;
+    int shown = outbox_reader_rows(listing->reader, listing->after, wanted, on_row, listing);
+    if (shown == 0) {
+        listing->error = require_unpruned(listing);
+        listing->explained = listing->error < 0;
+    }
+    error = cli_page_end(&listing->page); /* also of what came before an error */
+    if (error < 0 && listing->error == 0) {
+        listing->error = error;
+        listing->explained = error != -ENOMEM; /* by who flushes it in the end */
+    }
+    return listing->error < 0 ? listing->error : shown;
+}
+
 /* Shows all rows that there are now. 0 or -errno. */
 static int show_rows(struct listing *listing)
 {
+    const unsigned most = listing->raw ? EVENTS_BATCH_RAW : EVENTS_BATCH_ROWS;
+
     for (;;) {
-        unsigned wanted = EVENTS_BATCH_ROWS;
-        if (listing->left >= 0 && listing->left < EVENTS_BATCH_ROWS)
+        unsigned wanted = most;
+        if (listing->left >= 0 && listing->left < most)
             wanted = (unsigned)listing->left;
         if (wanted == 0 || events_stop)
-            break;
-        listing->batch_after = listing->after;
-        int shown = outbox_reader_rows(listing->reader, listing->after, wanted, on_row, listing);
-        if (shown == 0)
-            listing->error = require_unpruned(listing);
-        if (listing->error < 0)
-            return listing->error;
+            return 0;
+        int shown = show_batch(listing, wanted);
         if (shown < 0)
             return shown;
         if ((unsigned)shown < wanted)
-            break;
+            return 0;
     }
-    listing->error = fflush(stdout) == 0 ? 0 : cli_output_failed();
-    return listing->error;
 }
 
 /* Waits until it is worth looking again; false when it is time to end. A reader of our output that
@@ -235,7 +255,7 @@ static int follow(struct listing *listing)
     if (seen == -ESTALE) {
         cli_error(events_name, "the database was moved or replaced, as a restore does; nothing "
                                "more will come from this one: begin again");
-        listing->error = -ESTALE;
+        listing->explained = true;
     }
     return (int)seen;
 }
@@ -265,7 +285,7 @@ static int show(struct listing *listing)
 {
     print_head(listing);
     int error = listing->follow ? follow(listing) : show_rows(listing);
-    return end_of(listing, error, listing->error != 0);
+    return end_of(listing, error, listing->explained);
 }
 
 /* ---- a consumer's ---- */
@@ -295,14 +315,21 @@ static int show_event(void *context, const json_t *event)
     struct listing *listing = context;
     const json_t *raw = json_object_get(event, "raw");
     struct outbox_row row = row_of(event);
+    int error;
 
+    listing->error = cli_page_begin(&listing->page);
+    if (listing->error < 0)
+        return listing->error;
     errno = 0;
     if (listing->raw)
-        listing->error = print_body(json_string_value(raw), json_string_length(raw));
+        listing->error =
+            print_body(listing->page.stream, json_string_value(raw), json_string_length(raw));
     else
-        listing->error = listing->json ? cli_print_json(json_deep_copy(event)) : print_line(&row);
-    if (listing->error == 0 && fflush(stdout) != 0)
-        listing->error = cli_output_failed();
+        listing->error = listing->json ? cli_write_json(listing->page.stream, json_deep_copy(event))
+                                       : print_line(listing->page.stream, &row);
+    error = cli_page_end(&listing->page);
+    if (listing->error == 0)
+        listing->error = error;
     return listing->error;
 }
 

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,7 +233,7 @@ int cli_output_error(void)
     return output_error;
 }
 
-int cli_print_json(json_t *object)
+int cli_write_json(FILE *stream, json_t *object)
 {
     int result = 0;
     char *text;
@@ -244,10 +245,51 @@ int cli_print_json(json_t *object)
     if (text == NULL)
         return -ENOMEM;
     errno = 0;
-    if (fputs(text, stdout) < 0 || fputc('\n', stdout) == EOF || fflush(stdout) != 0)
-        result = cli_output_failed();
+    if (fputs(text, stream) < 0 || fputc('\n', stream) == EOF)
+        result = errno != 0 ? -errno : -EIO;
     free(text);
     return result;
+}
+
+int cli_page_begin(struct cli_page *page)
+{
+    page->text = NULL;
+    page->bytes = 0;
+    page->stream = open_memstream(&page->text, &page->bytes);
+    return page->stream ? 0 : -ENOMEM;
+}
+
+int cli_page_end(struct cli_page *page)
+{
+    int result = fclose(page->stream) == 0 ? 0 : -ENOMEM;
+
+    errno = 0;
+    /* A pipe takes each piece whole or not at all: a signal ends a wait for who reads it, where the
+     * rest of a longer one would be waited for again. */
+    for (size_t at = 0, piece; result == 0 && at < page->bytes; at += piece) {
+        piece = page->bytes - at < PIPE_BUF ? page->bytes - at : PIPE_BUF;
+        if (fwrite(page->text + at, 1, piece, stdout) != piece)
+            result = cli_output_failed();
+    }
+    if (result == 0 && fflush(stdout) != 0)
+        result = cli_output_failed();
+    free(page->text);
+    *page = (struct cli_page){.stream = NULL};
+    return result;
+}
+
+int cli_print_json(json_t *object)
+{
+    struct cli_page page;
+    int result = cli_page_begin(&page), error;
+
+    if (result < 0) {
+        json_decref(object);
+        return result;
+    }
+    result = cli_write_json(page.stream, object);
+    error = cli_page_end(&page);
+    return result < 0 ? result : error;
 }
 
 char *cli_keys_file(const char *database)

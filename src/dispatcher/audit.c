@@ -27,7 +27,9 @@ struct reading {
     sqlite3_stmt *facts, *events, *acks, *next;
     int64_t since_ms;
     bool (*on_row)(void *context, const struct audit_row *row);
+    int (*on_piece)(void *context);
     void *context;
+    int error; /* of on_piece */
     bool stopped;
     struct audit_ack list[AUDIT_ACKS_MAX];
     char names[AUDIT_ACKS_MAX][CONSUMER_NAME_BYTES];
@@ -129,7 +131,7 @@ static int read_all(struct reading *reading)
     int64_t after = 0, next = 0;
     int code = next_id(reading, 0, &next);
 
-    while (code == SQLITE_OK && !reading->stopped && next < INT64_MAX) {
+    while (code == SQLITE_OK && !reading->stopped && reading->error == 0 && next < INT64_MAX) {
         after = next - 1;
         /* Both tables and the acknowledgements as of one moment: retention moves rows between. */
         code = sqlite3_exec(db, "BEGIN", NULL, NULL, NULL);
@@ -138,6 +140,7 @@ static int read_all(struct reading *reading)
         if (code == SQLITE_OK)
             code = read_piece(reading, reading->events, after, after + PIECE_IDS);
         sqlite3_exec(db, "COMMIT", NULL, NULL, NULL); /* nothing was written: it cannot fail */
+        reading->error = reading->on_piece(reading->context);
         if (code == SQLITE_OK)
             code = next_id(reading, after + PIECE_IDS, &next);
     }
@@ -153,10 +156,14 @@ static void release(struct reading *reading)
 }
 
 int audit_rows(struct outbox_reader *reader, int64_t since_ms,
-               bool (*on_row)(void *context, const struct audit_row *row), void *context)
+               bool (*on_row)(void *context, const struct audit_row *row),
+               int (*on_piece)(void *context), void *context)
 {
-    __attribute__((cleanup(release))) struct reading reading = {
-        .reader = reader, .since_ms = since_ms, .on_row = on_row, .context = context};
+    __attribute__((cleanup(release))) struct reading reading = {.reader = reader,
+                                                                .since_ms = since_ms,
+                                                                .on_row = on_row,
+                                                                .on_piece = on_piece,
+                                                                .context = context};
     sqlite3 *db = outbox_reader_db(reader);
     int code = sqlite3_prepare_v2(db, facts_sql, -1, &reading.facts, NULL);
     if (code == SQLITE_OK)
@@ -167,5 +174,5 @@ int audit_rows(struct outbox_reader *reader, int64_t since_ms,
         code = sqlite3_prepare_v2(db, next_sql, -1, &reading.next, NULL);
     if (code == SQLITE_OK)
         code = read_all(&reading);
-    return code == SQLITE_OK ? 0 : outbox_reader_error(code);
+    return code == SQLITE_OK ? reading.error : outbox_reader_error(code);
 }

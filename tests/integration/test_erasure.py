@@ -1,11 +1,15 @@
 """Erasure: the text of a person leaves the database and its write-ahead log, byte for byte, and nothing else does."""
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
+import signal
 import sqlite3
 import subprocess
+import sys
+import termios
 import time
 import unittest
 
@@ -239,6 +243,32 @@ class TestErasure(unittest.TestCase):
             wait_until(lambda: "nowhere any more" in daemon.log(), "it is said")
             self.require_gone(daemon, person)
             self.require_gone(daemon, other)
+
+    def test_what_prints_waits_for_its_reader_outside_of_transactions(self):
+        """A pager that is left open keeps no text in the write-ahead log."""
+        with Daemon(self.apple) as daemon:
+            for _ in range(120):
+                self.assertEqual(daemon.post(self.apple.body(self.apple.notification("account-delete")))[0], 200)
+            for command in (["events"], ["events", "--raw"], ["events", "--json", "--follow"], ["audit"], ["audit", "--json"]):
+                read, write = os.pipe()
+                size = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+                with self.subTest(command=command), open(read, "rb"), subprocess.Popen(
+                        [harness.PROGRAM, *command, "--config", daemon.config_file], stdout=write,
+                        stderr=subprocess.DEVNULL) as process:
+                    os.close(write)
+
+                    def waiting():
+                        held = fcntl.ioctl(read, termios.FIONREAD, bytes(4))
+                        return int.from_bytes(held, sys.byteorder) > size - 1024 and process.poll() is None
+
+                    try:
+                        wait_until(waiting, "nobody reads on")
+                        self.assertEqual(self.erase(daemon, "nobody", "--team", TEAM)["state"], "done")
+                        process.terminate()
+                        self.assertEqual(harness.end_of(process, signal.SIGTERM),
+                                         0 if "--follow" in command else -signal.SIGTERM)
+                    finally:
+                        process.kill()
 
     def test_what_is_pending_is_known_after_a_restart(self):
         """Nobody asks again: the metric and the log tell all the same."""
