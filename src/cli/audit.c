@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -117,9 +118,14 @@ static int run(const struct config *config, int64_t since_ms, bool json)
         error = audit_rows(reader, since_ms, on_row, on_piece, &printing);
     if (error == 0)
         error = printing.error;
+    outbox_reader_close(reader);
+    if (error == -EPIPE) { /* whoever read has had enough: no failure, and nothing to flush */
+        __fpurge(stdout);
+        clearerr(stdout);
+        return CLI_OK;
+    }
     if (error < 0)
         cli_error(audit_name, "%s", why[0] ? why : strerror(-error));
-    outbox_reader_close(reader);
     return error < 0 ? CLI_REFUSED : CLI_OK;
 }
 

@@ -1,6 +1,7 @@
 """The audit: what became of each account-delete and consent-revoked, without a word about who it was."""
 
 import json
+import os
 import subprocess
 import time
 import unittest
@@ -88,6 +89,18 @@ class TestAudit(unittest.TestCase):
             told = self.audit(daemon)
             self.assertEqual([(row["id"], row["removed_ms"] is not None) for row in told], [(1, True), (3, False)])
             self.assertEqual([row["id"] for row in self.audit(daemon, "--since", str(int(time.time()) - DAY))], [3])
+
+    def test_a_reader_that_has_had_enough_is_no_failure(self):
+        with Daemon(self.apple) as daemon:
+            self.post(daemon, "account-delete", SUB)
+            for json_too in ([], ["--json"]):
+                read, write = os.pipe()
+                os.close(read)
+                with open(write, "wb") as closed:
+                    done = subprocess.run([daemon.program, "audit", *json_too, "--config", daemon.config_file], stdout=closed,
+                                          stderr=subprocess.PIPE, text=True, check=False)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertNotIn("siwa-notifyd audit:", done.stderr)
 
     def test_what_cannot_be_told(self):
         with Daemon(self.apple) as daemon:
