@@ -1,12 +1,15 @@
 """`events --consumer` and `--exec`, `ack`, `seek`, `consumers`: a consumer from the command line."""
 
 import contextlib
+import http.server
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
 import subprocess
+import threading
 import unittest
 
 import harness
@@ -199,6 +202,31 @@ class Raw(Command):
             self.assertEqual(content(second), content(self.daemon))
             self.assertEqual(second.outcomes(), {"accepted": 6})
         self.assertEqual(self.file("bodies"), "".join(bodies))
+
+    def test_the_command_in_readme_sends_what_a_handler_takes(self):
+        """A handler may look at the type of the content before it reads any."""
+        harness.need("curl")
+        body, got = self.post(), []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                got.append((self.rfile.read(int(self.headers["Content-Length"])).decode(), self.headers["Content-Type"]))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.addCleanup(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+        forward = re.search(r"(?m)^FORWARD='(.*)'$", (harness.ROOT / "README.md").read_text())[1]
+        command = forward.replace("https://staging/", f"http://127.0.0.1:{server.server_port}/")
+        self.daemon.command("events", "--consumer", "staging", "--raw", "--exec", command, check=0,
+                            environment={"http_proxy": ""})
+        self.assertEqual(got, [(body, "application/json")])
 
     def test_bodies_are_shown_once_each(self):
         bodies = [self.post(), self.two_events(), self.post()]
