@@ -517,7 +517,8 @@ static enum outbox_error write_state(struct outbox *outbox)
     return outbox_check(outbox, outbox_step(statement));
 }
 
-/* A file that was moved or deleted is still written to, and what is written is lost. */
+/* A file that was moved or deleted is still written to, and what is written is lost. What is in a
+ * -wal that went away is not yet: its end moves it into the database. */
 static enum outbox_error check_place(struct outbox *outbox)
 {
     int moved = 0;
@@ -526,6 +527,11 @@ static enum outbox_error check_place(struct outbox *outbox)
     if (code == SQLITE_OK && moved)
         return fail(outbox, OUTBOX_ERROR_FATAL, "moved",
                     "the database file was moved or deleted while the daemon ran");
+    if (code == SQLITE_OK && outbox_wal_has_moved(outbox)) {
+        outbox->wal_gone = !outbox->failed;
+        return fail(outbox, OUTBOX_ERROR_FATAL, "moved",
+                    "the database's -wal was moved or deleted while the daemon ran");
+    }
     return outbox_check(outbox, code);
 }
 

@@ -6,6 +6,7 @@
 
 #include <limits.h>
 #include <sqlite3.h>
+#include <sys/types.h>
 
 #include "dispatcher/identity.h"
 #include "dispatcher/outbox.h"
@@ -67,8 +68,11 @@ struct outbox {
     struct identity_key *key;
     char path[PATH_MAX]; /* absolute; of the file itself, links of folders resolved */
     int lock_fd;
+    dev_t wal_device; /* of the -wal that is open */
+    ino_t wal_inode;
     enum outbox_origin origin;
     bool failed;   /* a fatal error was seen: nothing is written any more, not even a checkpoint */
+    bool wal_gone; /* only in that its -wal was taken away: at the end it is moved all the same */
     int wal_pages; /* in the WAL after the last commit; and how many of them are in the file */
     int wal_moved;
     int wal_vain;      /* wal_pages when a checkpoint moved nothing; 0 where the last one did */
@@ -154,6 +158,9 @@ int outbox_quick_check(sqlite3 *db, const char *path, char ret_why[OUTBOX_WHY_BY
 
 /* What holds for each connection: no trust in the schema, no extensions, the time-out. */
 int outbox_connection_settings(sqlite3 *db);
+
+/* Whether the -wal that is open no longer has its name. */
+bool outbox_wal_has_moved(const struct outbox *outbox);
 
 /* Syncs the folder of the file at path. 0 or -errno. */
 int outbox_sync_folder_of(const char *path);

@@ -620,6 +620,27 @@ static int open_writer(struct outbox *outbox, char *ret_why)
     return 0;
 }
 
+/* It is there: SQLite makes it with the first look into the database. */
+static int note_wal(struct outbox *outbox, char *ret_why)
+{
+    struct beside wal = beside(outbox, "-wal");
+    struct stat file;
+
+    if (lstat(wal.path, &file) < 0)
+        return outbox_explain(ret_why, -errno, "%s: %s", wal.path, strerror(errno));
+    outbox->wal_device = file.st_dev;
+    outbox->wal_inode = file.st_ino;
+    return 0;
+}
+
+bool outbox_wal_has_moved(const struct outbox *outbox)
+{
+    struct stat file;
+
+    return lstat(beside(outbox, "-wal").path, &file) < 0 || file.st_ino != outbox->wal_inode ||
+           file.st_dev != outbox->wal_device;
+}
+
 static int sync_wal(const struct outbox *outbox)
 {
     autoclose int fd = open(beside(outbox, "-wal").path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
@@ -744,6 +765,8 @@ static int open_all(struct outbox *outbox, const char *path, int64_t now_ms, cha
     if (error == 0)
         error = open_writer(outbox, ret_why);
     if (error == 0)
+        error = note_wal(outbox, ret_why);
+    if (error == 0)
         error = settle(outbox, had_failed, ret_why);
     if (error == 0)
         error = wake(outbox, wal_taken, now_ms, ret_why);
@@ -797,7 +820,7 @@ static int last_checkpoint(struct outbox *outbox, char *ret_why)
 {
     int code;
 
-    if (outbox->failed) {
+    if (outbox->failed && !outbox->wal_gone) {
         /* what the WAL holds may not be what is on the disk: the next start decides */
         sqlite3_db_config(outbox->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
         return outbox_explain(ret_why, -EIO,

@@ -298,6 +298,24 @@ class TestLostLog(StorageCase):
             daemon.restart()
             self.assertEqual(daemon.log().count("the write-ahead log is missing"), 1)
 
+    def test_one_that_is_taken_away_from_a_running_daemon_loses_nothing(self):
+        with self.daemon() as daemon:
+            for end in ("-wal", "-shm"):
+                with self.subTest(end):
+                    bodies = [self.body() for _ in range(3)]
+                    self.assertEqual([daemon.post(body) for body in bodies[:2]], [(200, "accepted")] * 2)
+                    pathlib.Path(f"{daemon.database}-wal").unlink()
+                    pathlib.Path(f"{daemon.database}{end}").unlink(missing_ok=True)
+                    with contextlib.suppress(OSError, harness.http.client.HTTPException):
+                        self.assertEqual(daemon.post(bodies[2])[0], 503)
+                    self.assertEqual(daemon.process.wait(harness.PATIENCE_S), 1)
+                    self.assertIn("-wal was moved or deleted while the daemon ran", daemon.log())
+                    daemon.start()
+                    self.assertEqual([daemon.post(body) for body in bodies],
+                                     [(200, "duplicate"), (200, "duplicate"), (200, "accepted")])
+            self.assertNotIn("the write-ahead log is missing", daemon.log())
+            self.assertEqual(len(daemon.rows()), 6)
+
     def test_one_that_may_be_missing_is_not(self):
         with self.daemon() as daemon:
             self.assertEqual(daemon.post(self.body()), (200, "accepted"))

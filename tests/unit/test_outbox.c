@@ -1228,6 +1228,45 @@ START_TEST(a_file_that_was_moved_away_is_the_end)
 }
 END_TEST
 
+/* What was committed before stands in a file without a name, and goes into the database. */
+START_TEST(a_wal_that_was_moved_away_is_the_end_and_loses_nothing)
+{
+    static const char *const ways[] = {"deleted", "replaced"};
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct outbox *outbox = outbox_make();
+        unsigned stored = i + 1;
+
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, stored)), VERDICT_ACCEPTED);
+        remove_beside("-wal");
+        if (i == 1)
+            put_file("-wal", "", 0);
+        ck_assert_msg(try_store(outbox, 10) == OUTBOX_ERROR_FATAL, "%s", ways[i]);
+        ck_assert_str_eq(outbox_error_kind(outbox), "moved");
+        close_clean(outbox);
+        outbox = outbox_make();
+        ck_assert_int_eq(outbox_origin(outbox), OUTBOX_ORIGIN_FOUND);
+        ck_assert_int_eq(outbox_last_id(outbox), stored);
+        ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, stored)), VERDICT_DUPLICATE);
+        close_clean(outbox);
+    }
+}
+END_TEST
+
+/* Where something else is wrong, too, nothing is written any more. */
+START_TEST(a_wal_that_was_moved_away_from_a_broken_disk_is_left_alone)
+{
+    struct outbox *outbox = outbox_make();
+
+    ck_assert_int_eq(delivery_add(outbox, delivery_number(policy, 1)), VERDICT_ACCEPTED);
+    remove_beside("-wal");
+    ck_assert_int_eq(try_store(outbox, 2), OUTBOX_ERROR_FATAL);
+    atomic_store(&sync_error, EIO);
+    ck_assert_int_eq(outbox_close(outbox, why), -EIO);
+    atomic_store(&sync_error, 0);
+}
+END_TEST
+
 START_TEST(a_locked_database_is_answered_within_three_seconds)
 {
     struct outbox *outbox = outbox_make();
@@ -1562,6 +1601,8 @@ int main(void)
     tcase_add_test(tests, a_failed_write_is_the_end);
     tcase_add_test(tests, a_broken_disk_does_not_pass_for_the_full_one_before);
     tcase_add_test(tests, a_file_that_was_moved_away_is_the_end);
+    tcase_add_test(tests, a_wal_that_was_moved_away_is_the_end_and_loses_nothing);
+    tcase_add_test(tests, a_wal_that_was_moved_away_from_a_broken_disk_is_left_alone);
     tcase_add_test(tests, a_locked_database_is_answered_within_three_seconds);
     tcase_add_test(tests, each_error_has_its_class);
     tcase_add_test(tests, the_wal_goes_into_the_file_when_it_has_grown);
