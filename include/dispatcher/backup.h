@@ -48,9 +48,10 @@ struct backup_result {
  * given the mode of the original and, where the caller may, its owner, synced, and only then
  * appears, the database last. Reads in one transaction, so the write-ahead log grows meanwhile;
  * writes nothing into the original. -EEXIST where something stands at one of the places and force
- * is not set; -EINVAL where a place is the original's own, or a -wal stands beside it; -ECANCELED
- * when stopped; -EBUSY when another backup writes the same copy; -EIO where the copy is not sound;
- * other -errno. One sentence in ret_why, and no temporary file left. Any thread, any process. */
+ * is not set; -EINVAL where a place or a temporary name is one of the original, or a -wal stands
+ * beside it; -ECANCELED when stopped; -EBUSY when another backup writes the same copy; -EIO where
+ * the copy is not sound; other -errno. One sentence in ret_why, and no temporary file left. Any
+ * thread, any process. */
 int backup_make(const struct backup_settings *settings, struct backup_result *ret_result,
                 char ret_why[OUTBOX_WHY_BYTES]);
 

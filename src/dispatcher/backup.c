@@ -125,11 +125,12 @@ static int check_places(const struct backup *backup, char *ret_why)
     struct stat file;
 
     for (int id = 0; id < PARTS; id++) {
-        const char *to = backup->parts[id].to;
+        const char *to = backup->parts[id].to, *temporary = backup->parts[id].temporary;
 
-        if (is_of_outbox(backup, to))
+        if (is_of_outbox(backup, to) || is_of_outbox(backup, temporary))
             return outbox_explain(ret_why, -EINVAL,
-                                  "%s: belongs to the outbox itself; name another file", to);
+                                  "%s: belongs to the outbox itself; name another file",
+                                  is_of_outbox(backup, to) ? to : temporary);
         if (lstat(to, &file) < 0)
             continue;
         if (!backup->set->force)

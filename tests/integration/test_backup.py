@@ -174,6 +174,25 @@ class TestBackup(BackupCase):
             refused = daemon.command("backup", self.folder / "nowhere" / "copy.db", check=1)
             self.assertIn("nowhere", refused.stderr)
 
+    def test_no_temporary_file_is_one_of_the_outbox(self):
+        """It is emptied first, whatever it was."""
+        with Daemon(self.apple) as daemon:
+            daemon.stop()
+            daemon.database = daemon.directory / "copy.new"
+            daemon.settings["database"] = str(daemon.database)
+            daemon.start()
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            (self.folder / "link.db.new").hardlink_to(daemon.database)
+            (self.folder / "other.key.new").hardlink_to(daemon.directory / "copy.new.key")
+            files = {path: path.read_bytes() for path in (daemon.database, daemon.directory / "copy.new.key")}
+            for place in (daemon.directory / "copy", self.folder / "link.db", self.folder / "other.db"):
+                with self.subTest(place=place.name):
+                    refused = daemon.command("backup", place, check=1)
+                    self.assertIn(".new: belongs to the outbox itself", refused.stderr)
+                    self.assertEqual({path: path.read_bytes() for path in files}, files)
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            self.assertEqual(len(daemon.rows()), 2)
+
     def test_without_a_daemon_also_after_kill_9(self):
         with Daemon(self.apple) as daemon:
             for _ in range(3):
