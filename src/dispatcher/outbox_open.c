@@ -17,6 +17,8 @@
 #define LOCK_MODE     0600
 #define HEADER_BYTES  100 /* https://sqlite.org/fileformat2.html section 1.3 */
 
+#define WAL_HEADER_BYTES 32 /* section 4.1 */
+
 /* In the lock from an open to the close that moved the -wal into the database. */
 #define IN_USE "in use\n"
 
@@ -473,6 +475,48 @@ int outbox_key_matches(struct identity_key *key, sqlite3 *db, const char *key_fi
     return 0;
 }
 
+/* Whether a commit may stand in the -wal: its first frame has the number of a page. */
+static bool wal_has_frames(const struct outbox *outbox)
+{
+    autoclose int fd =
+        open(beside(outbox, "-wal").path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    unsigned char page[4] = {0};
+
+    return fd >= 0 && pread(fd, page, sizeof page, WAL_HEADER_BYTES) == (ssize_t)sizeof page &&
+           big_endian(page) != 0;
+}
+
+/* What state says of itself: generation 0 where it cannot be read. */
+static void read_origin(sqlite3 *db, int64_t *ret_generation, int64_t *ret_copied_at_s)
+{
+    if (outbox_query_number(db, "SELECT generation FROM state", ret_generation) != SQLITE_OK ||
+        outbox_query_number(db, "SELECT copied_at_s FROM state", ret_copied_at_s) != SQLITE_OK)
+        *ret_generation = *ret_copied_at_s = 0;
+}
+
+/* A copy that was put beside the -wal of what it replaces would have that moved into it: two states
+ * mixed, and the mark of the copy overwritten. Its own -wal begins with waking it. */
+static int check_copy_alone(const struct outbox *outbox, sqlite3 *db, char *ret_why)
+{
+    int64_t generation = 0, copied_at_s = 0, generation_with_wal = 0, copied_with_wal_s = 0;
+    sqlite3 *file = NULL;
+
+    if (!wal_has_frames(outbox))
+        return 0;
+    if (outbox_open_immutable(outbox->path, &file) == SQLITE_OK)
+        read_origin(file, &generation, &copied_at_s);
+    sqlite3_close(file);
+    if (copied_at_s == 0)
+        return 0;
+    read_origin(db, &generation_with_wal, &copied_with_wal_s);
+    if (copied_with_wal_s == 0 && generation_with_wal > generation)
+        return 0;
+    return outbox_explain(ret_why, -EINVAL,
+                          "%s: a copy, beside the -wal of the database that it replaces; remove "
+                          "%s-wal and -shm, and start again",
+                          outbox->path, outbox->path);
+}
+
 /* Ids are given from state: were it behind, an id would be given twice. */
 static int check_ids(const struct outbox *outbox, sqlite3 *db, char *ret_why)
 {
@@ -500,6 +544,8 @@ static int look(const struct outbox *outbox, char *ret_why)
 
     if (code != SQLITE_OK)
         error = outbox_explain_sqlite(ret_why, db, code, outbox->path, "cannot be opened");
+    if (error == 0)
+        error = check_copy_alone(outbox, db, ret_why);
     if (error == 0)
         error = outbox_schema_check(db, outbox->path, ret_why);
     if (error == 0 && exists_beside(outbox, ".failed"))

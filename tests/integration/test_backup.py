@@ -125,6 +125,30 @@ class TestBackup(BackupCase):
             self.assertGreater(third["generation"], after["generation"])
             self.assertGreater(third["last_id"], last)
 
+    def test_the_log_of_a_crashed_outbox_is_not_mixed_into_a_restored_copy(self):
+        old, lost = ([self.body() for _ in range(3)] for _ in range(2))
+        with Daemon(self.apple) as daemon:
+            self.assertEqual([daemon.post(body) for body in old], [(200, "accepted")] * 3)
+            daemon.command("backup", self.file, check=0)
+            self.assertEqual([daemon.post(body) for body in lost], [(200, "accepted")] * 3)
+            daemon.kill9()
+            # without removing what belongs to the database that is replaced
+            shutil.copy2(self.file, daemon.database)
+            log = pathlib.Path(f"{daemon.database}-wal")
+            before = log.read_bytes(), daemon.database.read_bytes()
+            self.assertEqual(daemon.run_to_end(), 1)
+            self.assertIn("a copy, beside the -wal of the database that it replaces", daemon.log())
+            self.assertEqual((log.read_bytes(), daemon.database.read_bytes()), before)
+            log.unlink()
+            pathlib.Path(f"{daemon.database}-shm").unlink()
+            daemon.start()
+            self.assertEqual([daemon.post(body) for body in old + lost], [(200, "duplicate")] * 3 + [(200, "accepted")] * 3)
+            self.assertGreater(daemon.rows()[3]["id"], STEP)
+            # what it leaves when it is killed is its own
+            daemon.kill9()
+            daemon.start()
+            self.assertEqual(len(daemon.rows()), 6)
+
     def test_a_plain_copy_of_a_stopped_outbox_goes_on_as_it_was(self):
         with Daemon(self.apple) as daemon:
             self.assertEqual(daemon.post(self.body()), (200, "accepted"))
