@@ -195,8 +195,10 @@ int outbox_explain_sqlite(char ret_why[OUTBOX_WHY_BYTES], sqlite3 *db, int code,
 {
     int os_error = db ? sqlite3_system_errno(db) : 0;
     bool locked = (code & 0xff) == SQLITE_BUSY;
-    const char *cure = locked ? "end the program that holds it"
-                              : "check the file and its disk, or restore it from a backup";
+    const char *cure = locked               ? "end the program that holds it"
+                       : os_error == EACCES ? OUTBOX_DENIED
+                                            : "check the file and its disk, or restore it from a "
+                                              "backup";
 
     return outbox_explain(ret_why, locked ? -EBUSY : -EIO, "%s: %s: %s (%s%s%s); %s", path, what,
                           sqlite3_errstr(code), outbox_error_name(code), os_error ? ", " : "",

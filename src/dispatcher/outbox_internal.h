@@ -124,6 +124,9 @@ enum outbox_error outbox_error_class(int code, int os_error);
 const char *outbox_error_name(int code);
 const char *outbox_error_label(int code, int os_error);
 
+/* The cure where this user may not open the file. */
+#define OUTBOX_DENIED "it is for its owner and the members of its group, as is its folder"
+
 /* Writes one sentence into ret_why and returns error. */
 int outbox_explain(char ret_why[OUTBOX_WHY_BYTES], int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -79,8 +79,9 @@ static int open_all(struct outbox_reader *reader, const char *path, char *ret_wh
         return outbox_explain(ret_why, -ENAMETOOLONG, "%.100s…: the path is too long", path);
     strcpy(reader->path, path);
     if (stat(path, &file) < 0)
-        return outbox_explain(ret_why, -errno, "%s: %s; is `database` right, and did `serve` run?",
-                              path, strerror(errno));
+        return outbox_explain(ret_why, -errno, "%s: %s; %s", path, strerror(errno),
+                              errno == EACCES ? OUTBOX_DENIED
+                                              : "is `database` right, and did `serve` run?");
     code = sqlite3_open_v2(path, &reader->db,
                            SQLITE_OPEN_READONLY | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOMUTEX |
                                SQLITE_OPEN_PRIVATECACHE,

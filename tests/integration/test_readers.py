@@ -3,7 +3,9 @@
 import grp
 import os
 import pwd
+import shutil
 import subprocess
+import tempfile
 import unittest
 
 import harness
@@ -73,6 +75,23 @@ class OtherUser(unittest.TestCase):
         self.assertNotEqual(done.returncode, 0)
         self.assertEqual(done.stdout, "")
         self.assertIn("unable to open database file", done.stderr)
+
+    def test_a_command_says_who_may_read(self):
+        """And not that a database that is in order be restored from a backup."""
+        elsewhere = self.enterContext(tempfile.TemporaryDirectory(prefix="siwa-"))
+        os.chmod(elsewhere, 0o755)
+        program = shutil.copy(harness.PROGRAM, elsewhere)
+        config = shutil.copy(self.daemon.config_file, elsewhere)
+        os.chmod(config, 0o644)
+        user = pwd.getpwnam("nobody")
+        for mode in (0o711, 0o700):  # of the folder: what is refused first is the file, then that
+            os.chmod(self.daemon.directory, mode)
+            for subcommand in ("consumers", "events", "audit"):
+                done = subprocess.run([program, subcommand, "--config", config], user=user.pw_uid, group=user.pw_gid,
+                                      extra_groups=[], capture_output=True, text=True, check=False, cwd="/")
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertIn("Permission denied", done.stderr)
+                self.assertIn("the members of its group", done.stderr)
 
     def test_the_poll_is_a_search_by_rowid(self):
         """Neither a scan nor a sort, however many rows lie before the cursor."""
