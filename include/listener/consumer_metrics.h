@@ -19,7 +19,7 @@ int consumer_metrics_new(struct consumers *consumers, struct outbox_reader *read
 void consumer_metrics_free(struct consumer_metrics *metrics); /* takes NULL */
 
 /* Takes the gauges as they are at now_ms (wall clock), with a bounded look into the database; where
- * that fails they stay as they were. A consumer that left the configuration has none, or 0. The
+ * that fails they stay as they were. A consumer that left the configuration has none. The
  * reader's thread. */
 void consumer_metrics_update(struct consumer_metrics *metrics, int64_t now_ms);
 

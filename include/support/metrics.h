@@ -14,7 +14,7 @@
 
 struct metrics;        /* the registry */
 struct metrics_family; /* one name with its help, type and label names; lives with the registry */
-struct metrics_series; /* one set of label values; lives with the registry */
+struct metrics_series; /* one set of label values; lives with the registry, or to metrics_remove */
 
 enum metrics_type { METRICS_COUNTER, METRICS_GAUGE, METRICS_HISTOGRAM };
 
@@ -41,6 +41,11 @@ struct metrics_family *metrics_find(struct metrics *metrics, const char *name);
  * NULL and do nothing. Any thread. */
 struct metrics_series *metrics_with(struct metrics_family *family, const char *const *label_values);
 
+/* Takes away the series with these label values, where there is one, and frees it. For gauges of
+ * what is no longer there, in families whose series nobody holds on to. Nothing for NULL. Any
+ * thread. */
+void metrics_remove(struct metrics_family *family, const char *const *label_values);
+
 /* Counters count, gauges are set (and so are counters that are restored at start, to a whole number
  * that is not negative), histograms observe; a call that does not fit the type does nothing, and
  * neither does observing NaN. Lock-free; any thread. */
@@ -57,7 +62,7 @@ double metrics_value(const struct metrics_series *series);
 double metrics_quantile(const struct metrics_series *series, double part);
 
 /* Calls on_series for each series of a family, in the order of their label values, with as many of
- * them as the family has names; both live as long as the registry. The registry is locked
+ * them as the family has names; both live as long as the series. The registry is locked
  * meanwhile: of the functions here, on_series may call metrics_value only. Nothing for NULL. Any
  * thread. */
 void metrics_each(struct metrics_family *family,

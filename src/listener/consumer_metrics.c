@@ -49,16 +49,20 @@ void consumer_metrics_free(struct consumer_metrics *metrics)
     free(metrics);
 }
 
-/* One that left the configuration, in this run or before, must not raise an alarm. */
+/* One that left the configuration, in this run or before, must not raise an alarm; nor does it lag
+ * by 0, which says that all is well. */
 static void take(void *context, const struct consumer_state *state)
 {
     struct consumer_metrics *metrics = context;
     const char *const values[] = {state->name, NULL};
 
-    metrics_set(metrics_with(metrics->rows, values),
-                state->configured ? (double)state->lag_rows : 0);
-    metrics_set(metrics_with(metrics->seconds, values),
-                state->configured ? (double)state->lag_ms / 1000 : 0);
+    if (!state->configured) {
+        metrics_remove(metrics->rows, values);
+        metrics_remove(metrics->seconds, values);
+        return;
+    }
+    metrics_set(metrics_with(metrics->rows, values), (double)state->lag_rows);
+    metrics_set(metrics_with(metrics->seconds, values), (double)state->lag_ms / 1000);
 }
 
 void consumer_metrics_update(struct consumer_metrics *metrics, int64_t now_ms)

@@ -20,7 +20,7 @@ static const struct problem problem_parameter = {"bad-parameter", 400,
                                                  "A parameter of the query is wrong"};
 static const struct problem problem_cursor = {"beyond-last", 409, "There is no such row yet"};
 static const struct problem problem_crowd = {"too-many-wait", 503,
-                                             "As many requests wait for rows as may"};
+                                             "No more requests may wait for rows"};
 
 _Static_assert(CONTROL_POLLS_MAX < CONTROL_CONNECTIONS, "there is room for who does not wait");
 

@@ -37,7 +37,8 @@ struct metrics_family {
 };
 
 struct metrics {
-    /* Guards the lists, never the values: series are only added, and freed with everything. */
+    /* Guards the lists, never the values: series are freed with everything, or by metrics_remove,
+     * whose caller knows that nobody else holds on to the one. */
     pthread_mutex_t lock;
     struct metrics_family *families; /* ascending by name */
 };
@@ -234,6 +235,24 @@ struct metrics_series *metrics_with(struct metrics_family *family, const char *c
     }
     (void)pthread_mutex_unlock(&family->metrics->lock);
     return series;
+}
+
+void metrics_remove(struct metrics_family *family, const char *const *label_values)
+{
+    struct metrics_series **place;
+    struct metrics_series *series;
+
+    if (family == NULL)
+        return;
+    (void)pthread_mutex_lock(&family->metrics->lock);
+    place = &family->series;
+    while (*place != NULL && series_compare(*place, label_values) != 0)
+        place = &(*place)->next;
+    series = *place;
+    if (series != NULL)
+        *place = series->next;
+    (void)pthread_mutex_unlock(&family->metrics->lock);
+    series_free(series);
 }
 
 void metrics_add(struct metrics_series *series, uint64_t amount)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import sqlite3
@@ -406,9 +407,13 @@ class Configured(unittest.TestCase):
             def ack(name, through):
                 return daemon.control("POST", f"/v1/consumers/{name}/ack", json.dumps({"through": through})).status
 
+            def measured():
+                return set(re.findall(r'^siwa_consumer_lag_\w+{consumer="([a-z]+)"}', daemon.metrics().text, re.M))
+
             for _ in range(2):
                 daemon.post(apple.body(apple.notification()))
             self.assertEqual(names(), {"accounts": 0})
+            self.assertEqual(measured(), {"accounts"})
             self.assertEqual(ack("accounts", 1), 200)
             daemon.settings["consumers"] = CONSUMERS[1:] + [{"name": "ghost", "user": "no-such-user"}]
             daemon.write_config()
@@ -416,6 +421,7 @@ class Configured(unittest.TestCase):
             wait_until(lambda: daemon.query("SELECT count(*) AS n FROM consumers")[0]["n"] == 4, "the new ones are stored")
             self.assertEqual(names(), {"mailer": 2, "ops": 0, "ghost": 0})
             self.assertEqual(names(False), {"accounts": 1})
+            self.assertEqual(measured(), {"mailer", "ops", "ghost"})
             self.assertEqual(ack("accounts", 2), 404)
             self.assertIn("consumer=ghost user=no-such-user", daemon.log())
             daemon.settings["consumers"] = CONSUMERS

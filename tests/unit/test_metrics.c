@@ -77,6 +77,28 @@ START_TEST(test_series_without_labels_is_there_from_the_start)
 }
 END_TEST
 
+/* Of whom is no longer there nothing must be said, not even 0. */
+START_TEST(test_series_removed)
+{
+    static const char *const names[] = {"consumer", NULL};
+    struct metrics_family *family =
+        metrics_register(metrics, METRICS_GAUGE, "g", "G.", names, NULL, 0);
+
+    metrics_set(metrics_with(family, (const char *[]){"a"}), 1);
+    metrics_set(metrics_with(family, (const char *[]){"b"}), 2);
+    metrics_set(metrics_with(family, (const char *[]){"c"}), 3);
+    metrics_remove(family, (const char *[]){"b"});
+    metrics_remove(family, (const char *[]){"b"});
+    metrics_remove(family, (const char *[]){"d"});
+    metrics_remove(NULL, (const char *[]){"a"});
+    renders_to("# HELP g G.\n# TYPE g gauge\ng{consumer=\"a\"} 1\ng{consumer=\"c\"} 3\n");
+    ck_assert(metrics_value(metrics_with(family, (const char *[]){"b"})) == 0);
+    metrics_remove(family, (const char *[]){"c"});
+    metrics_remove(family, (const char *[]){"a"});
+    renders_to("# HELP g G.\n# TYPE g gauge\ng{consumer=\"b\"} 0\n");
+}
+END_TEST
+
 START_TEST(test_counter_restored)
 {
     struct metrics_series *series = plain(METRICS_COUNTER, "a_total");
@@ -317,6 +339,7 @@ int main(void)
     tcase_add_test(cases, test_empty);
     tcase_add_test(cases, test_counter);
     tcase_add_test(cases, test_series_without_labels_is_there_from_the_start);
+    tcase_add_test(cases, test_series_removed);
     tcase_add_test(cases, test_counter_restored);
     tcase_add_test(cases, test_gauge_is_exact_and_short);
     tcase_add_test(cases, test_histogram);
