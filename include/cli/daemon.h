@@ -27,7 +27,8 @@ struct daemon_request {
 
 /* Asks once. 0 with the JSON of a 200 in ret_answer, a new reference. -EREMOTEIO: the daemon
  * refused, with its status in ret_status (else 0) and its reason in ret_why. -ENOENT: no daemon
- * listens there. -ECANCELED: stop was set. Other -errno as call_send. Always one sentence in
+ * listens there. -EDESTADDRREQ: the configuration has no control socket, and who runs cannot be
+ * asked. -ECANCELED: stop was set. Other -errno as call_send. Always one sentence in
  * ret_why. */
 int daemon_ask(const struct daemon_request *request, json_t **ret_answer, unsigned *ret_status,
                char ret_why[DAEMON_WHY_BYTES]);

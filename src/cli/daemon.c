@@ -67,7 +67,7 @@ int daemon_ask(const struct daemon_request *request, json_t **ret_answer, unsign
     *ret_status = 0;
     if (request->config->control.kind != CONFIG_ADDRESS_UNIX) {
         (void)snprintf(ret_why, DAEMON_WHY_BYTES, "the configuration has no control socket");
-        return -ENOENT;
+        return -EDESTADDRREQ;
     }
     if (request->body && !(body = json_dumps(request->body, JSON_COMPACT))) {
         (void)snprintf(ret_why, DAEMON_WHY_BYTES, "memory is out");

@@ -89,6 +89,7 @@ static bool arm(struct doctor *doctor, const struct probe *probe)
     doctor_tell(doctor, CHECK, DOCTOR_SKIP,
                 status == 403 || error == -EACCES ? "run as root"
                 : status == 404                   ? "systemctl restart siwa-notifyd"
+                : error == -EDESTADDRREQ          ? "set `control`"
                 : status != 0                     ? "see the daemon's log"
                                                   : "start the daemon, and run this on its machine",
                 "no test notification was sent, since the daemon was not told of it: %s", why);

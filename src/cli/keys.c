@@ -139,7 +139,7 @@ static int list(const struct keys *keys)
 /* ---- asking the daemon ---- */
 
 /* POSTs to the control socket. 0 with the answer of a 200; -ENOENT with a sentence in ret_why where
- * no daemon listens; every other error is explained here. */
+ * no daemon listens, -EDESTADDRREQ where none can be asked; every other error is explained here. */
 static int ask_daemon(const struct keys *keys, const char *path, const json_t *body,
                       unsigned timeout_ms, json_t **ret_answer, char ret_why[DAEMON_WHY_BYTES])
 {
@@ -148,7 +148,7 @@ static int ask_daemon(const struct keys *keys, const char *path, const json_t *b
     unsigned status;
     int error = daemon_ask(&request, ret_answer, &status, ret_why);
 
-    if (error < 0 && error != -ENOENT)
+    if (error < 0 && error != -ENOENT && error != -EDESTADDRREQ)
         cli_error(keys_name, "%s", ret_why);
     return error;
 }
@@ -168,6 +168,8 @@ static int refresh(const struct keys *keys)
     if (error == -ENOENT)
         cli_error(keys_name, "the daemon is not running: %s; start it, it fetches the keys then",
                   why);
+    else if (error == -EDESTADDRREQ)
+        cli_error(keys_name, "%s; set `control`", why);
     if (error < 0)
         return CLI_REFUSED;
     if (keys->json)
@@ -280,7 +282,7 @@ static int distrust(const struct keys *keys, const char *kid)
         return CLI_USAGE;
     }
     int error = ask_daemon(keys, "/v1/keys/distrust", question, KEYS_CALL_MS, &answer, why);
-    if (error == -ENOENT)
+    if (error == -ENOENT || error == -EDESTADDRREQ)
         return distrust_without_daemon(keys, kid, why);
     return error < 0 ? CLI_REFUSED : print_distrusted(keys, answer);
 }

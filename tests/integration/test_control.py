@@ -105,6 +105,14 @@ class Keys(unittest.TestCase):
         self.assertEqual(answer, {"kid": "c", "known": False, "keys_usable": False})
         self.assertEqual(self.states(), {"a": "distrusted", "b": "distrusted", "c": "distrusted"})
 
+    def test_distrust_works_where_no_daemon_can_be_asked(self):
+        now = int(time.time())
+        self.remember(("a", now, now, None))
+        self.daemon.settings["control"] = ""
+        self.daemon.command("keys", "--distrust", "a", check=0)
+        self.assertEqual(self.states(), {"a": "distrusted"})
+        self.assertIn("set `control`", self.daemon.command("keys", "--refresh", check=1).stderr)
+
     def test_a_kid_that_never_was_seen(self):
         done = self.daemon.command("keys", "--distrust", "later", check=0)
         self.assertIn("it was never seen so far", done.stdout)

@@ -611,7 +611,7 @@ class TestOutside(DoctorCase):
         before = len(self.probes())
         with Daemon(self.apple, settings={**self.settings(), "control": ""}) as other:
             findings = self.findings(other, "--ca-file", str(self.edge.ca_file), "--url", self.edge.url("good"))
-            self.expect(findings, "outside.probe", "skip", "no control socket")
+            self.expect(findings, "outside.probe", "skip", "no control socket", "set `control`")
             other.stop()
             other.settings["control"] = f"unix:{other.directory}/control.sock"
             findings = self.findings(other, "--ca-file", str(self.edge.ca_file), "--url", self.edge.url("good"))

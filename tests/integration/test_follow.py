@@ -306,6 +306,14 @@ class Commands(Command):
         self.daemon.settings["consumers"] = CONSUMERS[1:]
         self.daemon.restart()
         self.assertIn("*accounts", self.daemon.command("consumers", check=0).stdout)
+        control, self.daemon.settings["control"] = self.daemon.settings["control"], ""
+        self.daemon.restart()
+        for arguments in (["ack", "--through", 1], ["seek", "--to", 1], ["events"], ["events", "--follow"],
+                          ["events", "--follow", "--exec", "true"]):
+            done = self.daemon.command(*arguments, "--consumer", "staging", check=1)
+            self.assertIn(": the configuration has no control socket\n", done.stderr)
+            self.assertNotIn("not running", done.stderr)  # it is
+        self.daemon.settings["control"] = control
         self.daemon.stop()
         self.assertIn("staging", self.daemon.command("consumers", check=0).stdout)
         done = self.daemon.command("ack", "--consumer", "accounts", "--through", 3, check=1)
