@@ -274,19 +274,25 @@ static bool has_body(const struct consume *consume, const json_t *event, int *re
     return false;
 }
 
+/* Whether an event came in the last body that was given, with an event before it: after a seek back
+ * that is asked for once more. */
+static bool was_given(const struct consume *consume, const struct place *place, const json_t *event)
+{
+    return consume->raw && number(event, "raw_id") == place->raw_id &&
+           number(event, "id") > place->after;
+}
+
 /* Gives one event, unless the last body that was given is its own. */
 static int give(struct consume *consume, struct place *place, const json_t *event)
 {
     int error = 0;
 
+    if (was_given(consume, place, event))
+        return 0;
     if (consume->raw) {
-        int64_t raw_id = number(event, "raw_id");
-        /* after a seek back it is asked for once more */
-        bool given = raw_id == place->raw_id && number(event, "id") > place->after;
-
-        if (given || !has_body(consume, event, &error))
+        if (!has_body(consume, event, &error))
             return error;
-        place->raw_id = raw_id;
+        place->raw_id = number(event, "raw_id");
     }
     error =
         consume->command ? run_for_event(consume, event) : consume->show(consume->context, event);
@@ -317,7 +323,8 @@ static int give_page(struct consume *consume, struct place *place, const json_t 
         const json_t *event = json_array_get(page, i);
         int error;
 
-        if (is_over(consume))
+        /* not within a body: what the command has done is acknowledged with its last event */
+        if (is_over(consume) && !was_given(consume, place, event))
             return 0;
         error = give(consume, place, event);
         if (error < 0)

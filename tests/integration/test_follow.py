@@ -234,6 +234,23 @@ class Raw(Command):
         self.assertEqual(self.daemon.command("events", "--raw", check=0).stdout, shown)
         self.assertEqual(self.daemon.command("events", "--raw", "--consumer", "accounts", check=0).stdout, shown)
 
+    def test_a_body_of_several_events_is_acknowledged_where_a_limit_or_a_signal_ends_it(self):
+        bodies = [self.two_events()]
+        command = "echo begin >> log; until [ -e go ]; do sleep 0.02; done; echo end >> log"
+        with self.following("--raw", consumer="staging", command=command) as process:
+            wait_until(lambda: self.file("log") == "begin\n", "the command runs")
+            process.send_signal(signal.SIGTERM)
+            (self.folder / "go").touch()
+            self.assertEqual(harness.end_of(process, signal.SIGTERM), 0)
+        self.assertEqual((self.position("staging"), self.file("log")), (2, "begin\nend\n"))
+
+        bodies += [self.two_events(), self.post()]
+        limited = ["events", "--consumer", "accounts", "--raw", "--limit", 1,
+                   "--exec", f"cat >> {shlex.quote(str(self.folder / 'given'))}"]
+        for position, given in ((2, bodies[:1]), (4, bodies[:2]), (5, bodies), (5, bodies)):
+            self.daemon.command(*limited, check=0)
+            self.assertEqual((self.position(), self.file("given")), (position, "".join(given)))
+
     def test_a_body_that_is_gone_is_not_passed_over_in_silence(self):
         for _ in range(4):
             self.post()
