@@ -26,6 +26,7 @@ struct delivery {
     size_t raw_bytes;
     int64_t received_at_ms;
     uint64_t refreshes; /* to be deferred: of the keys, since start, when it was judged */
+    bool was_apart;     /* from the quarantine or the deferred: others have arrived since */
 
     /* for the one who submits; the writer never looks */
     void *request;

@@ -47,10 +47,12 @@ struct metrics_series *metrics_with(struct metrics_family *family, const char *c
 void metrics_remove(struct metrics_family *family, const char *const *label_values);
 
 /* Counters count, gauges are set (and so are counters that are restored at start, to a whole number
- * that is not negative), histograms observe; a call that does not fit the type does nothing, and
- * neither does observing NaN. Lock-free; any thread. */
+ * that is not negative) or raised, which leaves a higher value alone, histograms observe; a call
+ * that does not fit the type does nothing, and neither does raising to NaN or observing it.
+ * Lock-free; any thread. */
 void metrics_add(struct metrics_series *series, uint64_t amount);
 void metrics_set(struct metrics_series *series, double value);
+void metrics_raise(struct metrics_series *series, double value);
 void metrics_observe(struct metrics_series *series, double value);
 
 /* The value of a counter or gauge, the count of a histogram; 0 for NULL. Any thread. */

@@ -149,8 +149,10 @@ static enum outbox_error deliver(struct deferral *deferral, struct outbox *outbo
                                  const struct deferral_row *row, struct delivery *delivery)
 {
     enum deferral_result result;
-    enum outbox_error error = outbox_add(outbox, delivery);
+    enum outbox_error error;
 
+    delivery->was_apart = true;
+    error = outbox_add(outbox, delivery);
     if (error == OUTBOX_ERROR_NONE && result_of_delivery(delivery->verdict, &result))
         return settle(deferral, outbox, row, result, delivery);
     delivery_free(delivery);

@@ -117,13 +117,16 @@ static enum outbox_error write_apps(struct outbox *outbox)
         if (code == SQLITE_OK)
             code = sqlite3_bind_int64(statement, 2, outbox->apps.list[i].last_accepted_ms);
         if (code == SQLITE_OK)
+            code = sqlite3_bind_int(statement, 3, outbox->apps.list[i].was_apart);
+        if (code == SQLITE_OK)
             code = outbox_step(statement);
     }
     outbox->apps.count = 0;
     return outbox_check(outbox, code);
 }
 
-/* Once a transaction and app, not once a row. */
+/* Once a transaction and app, not once a row. What arrives is the last whatever the clock says, so
+ * that one which was ahead once pins nothing; what was kept apart is so only where it is later. */
 static enum outbox_error note_accepted(struct outbox *outbox, const struct delivery *delivery)
 {
     const char *client_id = delivery->app->client_id;
@@ -140,9 +143,14 @@ static enum outbox_error note_accepted(struct outbox *outbox, const struct deliv
     }
     if (i == outbox->apps.count) {
         outbox->apps.list[i].client_id = client_id;
+        outbox->apps.list[i].last_accepted_ms = delivery->received_at_ms;
+        outbox->apps.list[i].was_apart = true;
         outbox->apps.count++;
     }
-    outbox->apps.list[i].last_accepted_ms = delivery->received_at_ms;
+    if (!delivery->was_apart || outbox->apps.list[i].last_accepted_ms < delivery->received_at_ms)
+        outbox->apps.list[i].last_accepted_ms = delivery->received_at_ms;
+    if (!delivery->was_apart)
+        outbox->apps.list[i].was_apart = false;
     return OUTBOX_ERROR_NONE;
 }
 

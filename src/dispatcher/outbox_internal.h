@@ -58,6 +58,7 @@ struct outbox_apps {
     struct {
         const char *client_id; /* borrowed from deliveries of this transaction */
         int64_t last_accepted_ms;
+        bool was_apart; /* all of it: what arrived since stands */
     } list[OUTBOX_PENDING_APPS];
     size_t count;
 };

@@ -42,7 +42,8 @@ static const char *const statement_texts[OUTBOX_STATEMENTS] = {
     [OUTBOX_RAW_INSERT] = "INSERT INTO raw VALUES (?1, ?2, ?3, ?4)",
     [OUTBOX_STATE_UPDATE] = "UPDATE state SET last_id = ?1",
     [OUTBOX_APP_UPSERT] = "INSERT INTO apps VALUES (?1, ?2) ON CONFLICT (client_id) "
-                          "DO UPDATE SET last_accepted_ms = excluded.last_accepted_ms",
+                          "DO UPDATE SET last_accepted_ms = excluded.last_accepted_ms "
+                          "WHERE NOT ?3 OR last_accepted_ms < excluded.last_accepted_ms",
     [OUTBOX_QUARANTINE_INSERT] = "INSERT INTO quarantine (reason, client_id, received_at_ms, "
                                  "digest, body) VALUES (?1, ?2, ?3, ?4, ?5)",
     [OUTBOX_QUARANTINE_FIND] = "SELECT 1 FROM quarantine WHERE digest = ?1",

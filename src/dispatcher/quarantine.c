@@ -15,6 +15,7 @@ static enum outbox_error add(struct outbox *outbox, struct quarantine_change *ch
 
     delivery->judgement.verdict = VERDICT_ACCEPTED;
     delivery->judgement.reason = QUARANTINE_REASON_NONE;
+    delivery->was_apart = true;
     error = outbox_add(outbox, delivery);
     if (error != OUTBOX_ERROR_NONE)
         return error;

@@ -36,9 +36,9 @@ void ingress_deferral_count(struct ingress_deferral *deferral, const struct deli
                                      (const char *[]){event_type_text(notification->events[i].kind),
                                                       client_id}),
                         1);
-    if (delivery->verdict == VERDICT_ACCEPTED)
-        metrics_set(metrics_with(deferral->last_accepted, (const char *[]){client_id}),
-                    (double)delivery->received_at_ms / 1000.0);
+    if (delivery->verdict == VERDICT_ACCEPTED) /* others may have arrived since this one did */
+        metrics_raise(metrics_with(deferral->last_accepted, (const char *[]){client_id}),
+                      (double)delivery->received_at_ms / 1000.0);
 }
 
 /* A line for each that Apple signed; a flood of what nobody did is only counted. */

@@ -271,6 +271,19 @@ void metrics_set(struct metrics_series *series, double value)
         atomic_store_explicit(&series->number, (uint64_t)value, memory_order_relaxed);
 }
 
+void metrics_raise(struct metrics_series *series, double value)
+{
+    uint64_t seen;
+
+    if (series == NULL || series->family->type != METRICS_GAUGE)
+        return;
+    seen = atomic_load_explicit(&series->number, memory_order_relaxed);
+    while (double_of(seen) < value &&
+           !atomic_compare_exchange_weak_explicit(&series->number, &seen, bits_of(value),
+                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
 static void add_to_sum(struct metrics_series *series, double value)
 {
     uint64_t seen = atomic_load_explicit(&series->number, memory_order_relaxed);

@@ -80,6 +80,8 @@ class Arrival(DeferralCase):
             self.assertEqual(daemon.post(self.body(self.old)), (200, "accepted"))
             self.assertEqual(len(daemon.rows()), 1)
             arrived_ms = time.time() * 1000
+            last = daemon.metrics().value("siwa_last_accepted_timestamp_seconds", client_id=CLIENT_ID)
+            apps = daemon.query("SELECT * FROM apps")
 
             self.refresh(daemon)
             wait_until(lambda: self.kept(daemon) == 0, "all of them to be judged")
@@ -88,6 +90,8 @@ class Arrival(DeferralCase):
             self.assertEqual([row["type"] for row in rows], ["consent-revoked", "email-disabled", "account-delete"])
             self.assertTrue(all(row["received_at_ms"] < arrived_ms for row in rows))
             metrics = daemon.metrics()
+            self.assertEqual(metrics.value("siwa_last_accepted_timestamp_seconds", client_id=CLIENT_ID), last)
+            self.assertEqual(daemon.query("SELECT * FROM apps"), apps)
             self.assertEqual(metrics.value("siwa_events_total", type="account-delete", client_id=CLIENT_ID), 1)
             self.assertEqual(metrics.value("siwa_notifications_total", outcome="deferred", client_id=""), 6)
             self.assertEqual(metrics.total("siwa_notifications_total", outcome="deferred"), 6)

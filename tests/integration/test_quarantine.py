@@ -89,6 +89,23 @@ class Commands(QuarantineCase):
             self.assertEqual(self.listed(daemon), [])
             self.assertEqual(len(daemon.rows()), 1)
 
+    def test_a_release_does_not_move_the_last_accepted_back(self):
+        def last():
+            return daemon.metrics().value("siwa_last_accepted_timestamp_seconds", client_id=CLIENT_ID)
+
+        with Daemon(self.apple) as daemon:
+            for _ in range(2):
+                self.assertEqual(daemon.post(self.late()), (200, "quarantined"))
+            first, second = (row["id"] for row in self.listed(daemon))
+            self.assertIn("accepted", self.change(daemon, "release", first).stdout)
+            self.assertGreater(last(), 0)
+            self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+            before = last()
+            self.assertIn("accepted", self.change(daemon, "release", second).stdout)
+            self.assertEqual(last(), before)
+            daemon.restart()
+            self.assertEqual(last(), before)
+
     def test_what_the_database_was_changed_to_is_not_released(self):
         """Who can write into the file, but has no key of Apple's, makes no event."""
         with Daemon(self.apple) as daemon:

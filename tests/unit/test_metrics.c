@@ -113,6 +113,24 @@ START_TEST(test_counter_restored)
 }
 END_TEST
 
+START_TEST(test_gauge_is_raised_and_never_lowered)
+{
+    struct metrics_series *gauge = plain(METRICS_GAUGE, "a");
+    struct metrics_series *counter = plain(METRICS_COUNTER, "b_total");
+    static const double values[][2] = {{-1, 0}, {2, 2}, {1, 2}, {(double)NAN, 2}, {3, 3}};
+
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        metrics_raise(gauge, values[i][0]);
+        ck_assert(metrics_value(gauge) == values[i][1]);
+    }
+    metrics_set(gauge, 1);
+    ck_assert(metrics_value(gauge) == 1);
+    metrics_raise(counter, 5);
+    ck_assert(metrics_value(counter) == 0);
+    metrics_raise(NULL, 5);
+}
+END_TEST
+
 START_TEST(test_gauge_is_exact_and_short)
 {
     static const struct {
@@ -341,6 +359,7 @@ int main(void)
     tcase_add_test(cases, test_series_without_labels_is_there_from_the_start);
     tcase_add_test(cases, test_series_removed);
     tcase_add_test(cases, test_counter_restored);
+    tcase_add_test(cases, test_gauge_is_raised_and_never_lowered);
     tcase_add_test(cases, test_gauge_is_exact_and_short);
     tcase_add_test(cases, test_histogram);
     tcase_add_test(cases, test_histogram_without_labels);

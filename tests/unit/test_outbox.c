@@ -684,6 +684,57 @@ START_TEST(last_accepted_survives_a_restart)
 }
 END_TEST
 
+/* A delivery that arrived so long after NOW_MS, or did so and was kept apart until now. */
+static struct delivery *arrived(int64_t after_ms, bool was_apart)
+{
+    static unsigned number;
+    struct delivery *delivery = delivery_number(policy, ++number);
+
+    delivery->received_at_ms = NOW_MS + after_ms;
+    delivery->was_apart = was_apart;
+    return delivery;
+}
+
+/* What arrives is the last also after the clock was ahead; what was kept apart only where it is
+ * later. Both in one transaction, and in one each. */
+START_TEST(what_was_kept_apart_is_the_last_accepted_only_where_it_is_later)
+{
+    static const struct {
+        int64_t after_ms;
+        bool was_apart;
+        int64_t last_ms;
+    } steps[] = {{50, true, 50},  {40, true, 50},  {100, false, 100}, {20, true, 100},
+                 {30, false, 30}, {20, true, 30},  {60, true, 60},    {70, true, 70},
+                 {40, true, 70},  {10, false, 10}, {15, true, 15},    {12, true, 15}};
+    enum { STEPS = sizeof steps / sizeof *steps };
+
+    for (int from = 0; from < STEPS; from++) {
+        struct outbox *outbox = outbox_make();
+        struct delivery *together[STEPS];
+
+        for (int i = 0; i < from; i++) {
+            ck_assert_int_eq(delivery_add(outbox, arrived(steps[i].after_ms, steps[i].was_apart)),
+                             VERDICT_ACCEPTED);
+            ck_assert_int_eq(number_of(outbox, "SELECT last_accepted_ms FROM apps") - NOW_MS,
+                             steps[i].last_ms);
+        }
+        ck_assert_int_eq(outbox_begin(outbox), OUTBOX_ERROR_NONE);
+        for (int i = from; i < STEPS; i++) {
+            together[i] = arrived(steps[i].after_ms, steps[i].was_apart);
+            ck_assert_int_eq(outbox_add(outbox, together[i]), OUTBOX_ERROR_NONE);
+        }
+        ck_assert_int_eq(outbox_commit(outbox), OUTBOX_ERROR_NONE);
+        ck_assert_int_eq(number_of(outbox, "SELECT last_accepted_ms FROM apps") - NOW_MS,
+                         steps[STEPS - 1].last_ms);
+        for (int i = from; i < STEPS; i++)
+            delivery_free(together[i]);
+        close_clean(outbox);
+        folder_remove();
+        folder_make();
+    }
+}
+END_TEST
+
 START_TEST(more_apps_than_are_remembered_in_one_transaction)
 {
     enum { APPS = OUTBOX_PENDING_APPS * 2 + 1 };
@@ -1576,6 +1627,7 @@ int main(void)
     tcase_add_test(tests, a_refused_one_is_never_stored);
     tcase_add_test(tests, a_rollback_takes_everything_back);
     tcase_add_test(tests, last_accepted_survives_a_restart);
+    tcase_add_test(tests, what_was_kept_apart_is_the_last_accepted_only_where_it_is_later);
     tcase_add_test(tests, more_apps_than_are_remembered_in_one_transaction);
     tcase_add_test(tests, the_group_reads_and_nobody_else);
     tcase_add_test(tests, the_connection_is_set_as_promised);
