@@ -110,7 +110,8 @@ static const struct removal removals[RETENTION_COUNT] = {
                       "ORDER BY id " LIMIT_STEP,
             .texts = {"INSERT OR IGNORE INTO facts SELECT id, type, client_id, app, team, "
                       "issued_at_ms, received_at_ms, person, erased_at_ms, ?2 FROM events WHERE "
-                      "id <= ?1 AND test = 0 AND type IN ('account-delete', 'consent-revoked')",
+                      "id > 0 AND id <= ?1 AND test = 0 AND type IN ('account-delete', "
+                      "'consent-revoked')",
                       /* not one that a row which stays came in */
                       "DELETE FROM raw WHERE id <= ?1 AND NOT EXISTS (SELECT 1 " FOLLOWING_ROWS
                       "?1)",

@@ -248,6 +248,41 @@ START_TEST(test_rows_below_the_others_go_by_their_time_alone)
 }
 END_TEST
 
+static int count_steps(unsigned kind, void *steps, void *statement, void *time_ns)
+{
+    (void)kind;
+    (void)time_ns;
+    *(int64_t *)steps += sqlite3_stmt_status(statement, SQLITE_STMTSTATUS_VM_STEP, 1);
+    return 0;
+}
+
+/* What SQLite does to remove one row that is due. */
+static int64_t steps_to_remove(int64_t id)
+{
+    int64_t steps = 0;
+
+    add_row(id, "x", AGED(100));
+    sqlite3_trace_v2(outbox->db, SQLITE_TRACE_PROFILE, count_steps, &steps);
+    ck_assert_int_eq(sweep_all(RETENTION_ROWS).removed, 1);
+    sqlite3_trace_v2(outbox->db, 0, NULL, NULL);
+    return steps;
+}
+
+START_TEST(test_rows_are_not_read_where_others_are_removed)
+{
+    enum { ROWS = 1000 };
+    configure(0);
+    int64_t steps = steps_to_remove(1);
+    ck_assert_int_gt(steps, 0);
+    sql_run(outbox->db,
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) "
+            "INSERT INTO events (id, type, client_id, app, team, issued_at_ms, received_at_ms, "
+            "raw_type, raw_id, test) SELECT %lld + i, 'test', 'c', '', '', 1, 1, 't', 0, 1 FROM n",
+            ROWS, (long long)OUTBOX_TEST_ID_BASE);
+    ck_assert_int_lt(steps_to_remove(2), steps + ROWS);
+}
+END_TEST
+
 START_TEST(test_rows_have_a_time_of_their_own)
 {
     configure(1); /* who has acknowledged nothing */
@@ -385,6 +420,7 @@ int main(void)
     tcase_add_test(sweep, a_body_stays_until_its_last_row_may_go);
     tcase_add_test(sweep, test_rows_have_a_time_of_their_own);
     tcase_add_test(sweep, test_rows_below_the_others_go_by_their_time_alone);
+    tcase_add_test(sweep, test_rows_are_not_read_where_others_are_removed);
     tcase_add_test(sweep, identities_go_by_their_arrival);
     tcase_add_test(sweep, the_audit_keeps_what_it_tells);
     tcase_add_test(sweep, what_stands_apart_goes_and_makes_room);
