@@ -863,14 +863,16 @@ static void reload(struct serve *serve)
     warn_of_restart(serve->config_file, serve->config, config);
     writer_set_queue_events(serve->writer, config->limits.queue_events);
     reload_consumers(serve, config);
+    sweeper_reconfigure(serve->sweeper, config);
+    health_set_leeway(serve->health, config->limits.leeway_s);
+    /* last: the notify loop may adopt it at once, and frees it where memory is out */
     if (ingress_reconfigure(serve->ingress, config, serve->notify_server) != 0) {
-        log_event(LOG_LEVEL_ERROR, "out of memory; the configuration in force stays",
+        log_event(LOG_LEVEL_ERROR,
+                  "out of memory; apps and limits stay as they were; reload once more",
                   log_text("file", serve->config_file));
         config_free(config);
         return;
     }
-    sweeper_reconfigure(serve->sweeper, config);
-    health_set_leeway(serve->health, config->limits.leeway_s);
     http_loop_wake(serve->notify_loop);
 }
 

@@ -686,7 +686,8 @@ static void adopt_reload(struct ingress *ingress)
         return;
     apps = series_of_all(ingress, reload.policy);
     if (!apps) {
-        log_write(LOG_LEVEL_ERROR, "out of memory; the configuration stays as it was", NULL);
+        log_write(LOG_LEVEL_ERROR,
+                  "out of memory; apps and limits stay as they were; reload once more", NULL);
         policy_unref(reload.policy);
         config_free(reload.config);
         return;
