@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config_repeats.h"
 #include "config_table.h"
 #include "config_values.h"
 #include "support/log.h"
@@ -728,6 +729,51 @@ static void refuse_syntax(struct reader *reader)
                : "look here and in the line before for a missing ; quote or bracket");
 }
 
+static void refuse_repeat(void *context, const struct config_repeat *repeat)
+{
+    char section[80] = "", name[80];
+
+    if (repeat->section_bytes > 0)
+        (void)log_escape(repeat->section, repeat->section_bytes, section, sizeof section);
+    (void)log_escape(repeat->name, repeat->name_bytes, name, sizeof name);
+    refuse(context, repeat->line,
+           "%s%s%s: is repeated, it stands in line %u already; each setting "
+           "takes one line",
+           section, *section != '\0' ? "." : "", name, repeat->first_line);
+}
+
+/* Reads a text into a fresh tree. */
+static bool read_tree(struct reader *reader, const char *text)
+{
+    config_init(&reader->tree);
+    /* An included file can only be looked for below this, where there is none: settings come from
+     * one file, which a reload sees whole. */
+    config_set_include_dir(&reader->tree, "/dev/null");
+    return config_read_string(&reader->tree, text);
+}
+
+/* The same without what stands in the text a second time, where that is what libconfig stopped at:
+ * all else is then judged as well. */
+static bool read_tree_without_repeats(struct reader *reader, const char *text)
+{
+    const char *error = config_error_text(&reader->tree);
+    char *copy;
+    bool good;
+
+    if (error == NULL || strstr(error, "duplicate") == NULL)
+        return false;
+    copy = strdup(text);
+    if (copy == NULL) {
+        reader->out_of_memory = true;
+        return false;
+    }
+    (void)config_repeats_blank(copy, refuse_repeat, reader);
+    config_destroy(&reader->tree);
+    good = read_tree(reader, copy);
+    free(copy);
+    return good;
+}
+
 /* Judges a text; the reader says what is wrong. 0, -EINVAL or -ENOMEM. */
 static int judge_text(struct reader *reader, const char *text, size_t text_bytes)
 {
@@ -735,11 +781,7 @@ static int judge_text(struct reader *reader, const char *text, size_t text_bytes
         refuse(reader, 0, "holds a NUL byte; a configuration is text");
         return -EINVAL;
     }
-    config_init(&reader->tree);
-    /* An included file can only be looked for below this, where there is none: settings come from
-     * one file, which a reload sees whole. */
-    config_set_include_dir(&reader->tree, "/dev/null");
-    if (config_read_string(&reader->tree, text)) {
+    if (read_tree(reader, text) || read_tree_without_repeats(reader, text)) {
         read_section(reader, "", config_root_setting(&reader->tree), reader->config);
         check_together(reader);
     } else {

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../../src/support/config_repeats.h"
 #include "fuzz.h"
 #include "support/config.h"
 
@@ -104,14 +105,41 @@ static void check_accepted(const struct config *config)
     free(first);
 }
 
-static void read_by_libconfig(const char *text)
+static void ignore_repeat(void *context, const struct config_repeat *repeat)
+{
+    (void)context;
+    HOLDS(repeat->name_bytes > 0 && repeat->first_line > 0 && repeat->first_line <= repeat->line);
+}
+
+/* Whether what libconfig stopped at is a setting that stands there twice. */
+static bool read_once_by_libconfig(const char *text)
 {
     struct config_t tree;
+    bool repeated;
 
     config_init(&tree);
     config_set_include_dir(&tree, "/dev/null");
-    (void)config_read_string(&tree, text);
+    repeated = !config_read_string(&tree, text) && config_error_text(&tree) != NULL &&
+               strstr(config_error_text(&tree), "duplicate") != NULL;
     config_destroy(&tree);
+    return repeated;
+}
+
+/* As the daemon has it read. */
+static void read_by_libconfig(const char *text)
+{
+    char *copy;
+
+    if (!read_once_by_libconfig(text))
+        return;
+    copy = strdup(text);
+    HOLDS(copy != NULL);
+    if (config_repeats_blank(copy, ignore_repeat, NULL))
+        HOLDS(!read_once_by_libconfig(copy));
+    else
+        (void)read_once_by_libconfig(copy);
+    HOLDS(strlen(copy) == strlen(text));
+    free(copy);
 }
 
 static void check_leaks(const char *text, size_t bytes)

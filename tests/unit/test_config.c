@@ -363,7 +363,68 @@ END_TEST
 START_TEST(test_setting_twice)
 {
     ck_assert_int_eq(load_text("path = \"/a\";\npath = \"/b\";\n" APPS), -EINVAL);
+    ck_assert_str_eq(problems, "2: path: is repeated, it stands in line 1 already; each setting "
+                               "takes one line\n");
+}
+END_TEST
+
+/* All mistakes at once: those that stand before a repeated setting, in it and after it. */
+START_TEST(test_settings_twice_among_other_mistakes)
+{
+    ck_assert_int_eq(
+        load_text(
+            "lissten = \"127.0.0.1:8080\"; // path = \"/x\"\n"
+            "path = \"/a\"; /* late = \"deliver\";\n"
+            "*/ path = \"no \\\" path = {\" # path = 3\n"
+            "late : \"reject\", retain = { raw = \"1d\"; hard = \"365d\" raw =\n"
+            "  \"7d\" \"\" hard = \"400d\" }\n"
+            "limits = { idle_s = 0xABABLL; x = -1.5e+3headers_s = 5headers_s = 6 };\n"
+            "apps = ( { client_id = \"com.example.app\"; app = \"E\"; team = \"ABCDE12345\"; },\n"
+            "         { client_id = \"com.example.web\"; app = \"W\"; team = \"ABCDE12345\";\n"
+            "           app = [ ( { app = 1; } ) ]; ignore = [ ]; } );\n"
+            "limits = { idle_s = 70; idle_s = 80; }; late = true\n"
+            "late = \"deliver\" key_url = \"http://x\";\n"),
+        -EINVAL);
+    ck_assert_str_eq(
+        problems,
+        "1: lissten: there is no such setting; did you mean listen\n"
+        "3: path: is repeated, it stands in line 2 already; each setting takes one line\n"
+        "4: retain.raw: is repeated, it stands in line 4 already; each setting takes one line\n"
+        "5: retain.hard: is repeated, it stands in line 4 already; each setting takes one line\n"
+        "6: limits.headers_s: is repeated, it stands in line 6 already; each setting takes one "
+        "line\n"
+        "6: limits.idle_s: is out of range; takes 1 to 3600\n"
+        "6: limits.x: there is no such setting; siwa-notifyd.conf(5) lists those there are\n"
+        "9: apps.app: is repeated, it stands in line 8 already; each setting takes one line\n"
+        "10: limits: is repeated, it stands in line 6 already; each setting takes one line\n"
+        "10: limits.idle_s: is repeated, it stands in line 10 already; each setting takes one "
+        "line\n"
+        "10: late: is repeated, it stands in line 4 already; each setting takes one line\n"
+        "11: late: is repeated, it stands in line 4 already; each setting takes one line\n"
+        "11: key_url: is no address to fetch keys from; takes https://host/path, without user name "
+        "and #\n");
+}
+END_TEST
+
+/* What is beyond the bounds of that search is still refused, and a mistake of syntax is told. */
+START_TEST(test_setting_twice_where_all_cannot_be_judged)
+{
+    char text[8192];
+    int bytes = 0;
+
+    ck_assert_int_eq(load_text("path = \"/a\";\npath = \"/b\";\nlate = = 5;\n" APPS), -EINVAL);
+    ck_assert_str_eq(problems,
+                     "2: path: is repeated, it stands in line 1 already; each setting takes one "
+                     "line\n3: syntax error; look here and in the line before for a missing ; "
+                     "quote or bracket\n");
+    ck_assert_int_eq(load_text("a = (((((((((((((((((( ))))))))))))))))));\na = 1;\na = 2;\n" APPS),
+                     -EINVAL);
     ck_assert_str_eq(problems, "2: duplicate setting name; each setting takes one line\n");
+    for (int i = 0; i < 300; i++)
+        bytes += snprintf(text + bytes, sizeof text - (size_t)bytes, "n%d = 1;\n", i);
+    (void)snprintf(text + bytes, sizeof text - (size_t)bytes, "n299 = 1;\n" APPS);
+    ck_assert_int_eq(load_text(text), -EINVAL);
+    ck_assert_str_eq(problems, "301: duplicate setting name; each setting takes one line\n");
 }
 END_TEST
 
@@ -1015,6 +1076,8 @@ int main(void)
     tcase_add_test(cases, test_all_problems_at_once_in_order);
     tcase_add_test(cases, test_syntax_error);
     tcase_add_test(cases, test_setting_twice);
+    tcase_add_test(cases, test_settings_twice_among_other_mistakes);
+    tcase_add_test(cases, test_setting_twice_where_all_cannot_be_judged);
     tcase_add_test(cases, test_include_is_refused);
     tcase_add_test(cases, test_addresses);
     tcase_add_test(cases, test_paths);
