@@ -357,12 +357,18 @@ static int turn(struct consume *consume, struct place *place, bool *ret_more)
     return error;
 }
 
-bool consume_name_good(const char *name)
+bool consume_name_good(const char *command, const char *name)
 {
     size_t bytes = strlen(name);
 
-    return bytes > 0 && bytes < CONSUMER_NAME_BYTES &&
-           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == bytes;
+    if (bytes > 0 && bytes < CONSUMER_NAME_BYTES &&
+        strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == bytes)
+        return true;
+    cli_error(
+        command,
+        "--consumer: no consumer has the name '%s': it is 1 to 32 small letters, digits and -",
+        name);
+    return false;
 }
 
 int consume_run(struct consume *consume)

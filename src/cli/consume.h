@@ -26,12 +26,9 @@ struct consume {
     void *context;
 };
 
-/* Whether a name is one that a consumer can have, and can stand in a path as it is. It must be
- * asked before: what is longer would be cut, and be the name of another. */
-bool consume_name_good(const char *name);
-
-/* What to say of a name that is not. */
-#define CONSUME_NAME_WRONG "--consumer takes the name of one: 1 to 32 small letters, digits and -"
+/* Whether a name is one that a consumer can have, and can stand in a path as it is; explains on
+ * standard error where it is not. */
+bool consume_name_good(const char *command, const char *name);
 
 /* Goes on until there is nothing more, or with follow until stop. With a command: what exits 0 is
  * acknowledged; else it is run again for the same event, after 1 s, 2 s, … 5 minutes. An event is

@@ -390,11 +390,9 @@ static bool options_fit(const struct listing *listing)
         wrong = "--exec gives JSON anyway: leave out --json";
     else if (listing->consumer && listing->after >= 0)
         wrong = "a consumer has a position of its own: leave out --after";
-    else if (listing->consumer && !consume_name_good(listing->consumer))
-        wrong = CONSUME_NAME_WRONG;
     if (wrong)
         cli_error(events_name, "%s", wrong);
-    return !wrong;
+    return !wrong && (!listing->consumer || consume_name_good(events_name, listing->consumer));
 }
 
 int cli_events(int argc, char **argv)

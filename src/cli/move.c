@@ -17,7 +17,7 @@ static int ask(const struct move *move, const struct config *config, const char 
         .config = config, .path = path, .body = body, .timeout_ms = DAEMON_CALL_MS};
     unsigned status;
 
-    (void)snprintf(path, sizeof path, "/v1/consumers/%.32s/%s", consumer, move->name);
+    (void)snprintf(path, sizeof path, "/v1/consumers/%s/%s", consumer, move->name);
     int error = body ? daemon_ask(&request, &answer, &status, why) : -ENOMEM;
     json_decref(body);
     if (error == -ENOMEM) {
@@ -57,10 +57,8 @@ int move_run(const struct move *move, int argc, char **argv)
         cli_error(move->name, "it takes --consumer NAME and --%s ID", move->option);
         return CLI_USAGE;
     }
-    if (!consume_name_good(consumer)) {
-        cli_error(move->name, CONSUME_NAME_WRONG);
+    if (!consume_name_good(move->name, consumer))
         return CLI_USAGE;
-    }
     code = cli_load_config(move->name, config_file, &config);
     if (code != CLI_OK)
         return code;

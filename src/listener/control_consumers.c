@@ -96,15 +96,27 @@ static bool name_of(const struct http_request *request, char ret_name[CONSUMER_N
     return true;
 }
 
+void control_answer_no_consumer(struct control *control, struct http_request *request,
+                                const char *name)
+{
+    char shown[4 * CONSUMER_NAME_BYTES];
+
+    (void)log_escape(name, strlen(name), shown, sizeof shown);
+    control_answer_problem(
+        control, request, &problem_consumer,
+        "the running daemon has no \"%s\"; GET /v1/consumers lists those it has; "
+        "the setting `consumers` and a reload make one",
+        shown);
+}
+
 static bool find(struct control *control, struct http_request *request,
                  struct consumer *ret_consumer)
 {
-    char name[CONSUMER_NAME_BYTES];
+    char name[CONSUMER_NAME_BYTES] = "";
 
     if (name_of(request, name) && consumers_find(control->settings.consumers, name, ret_consumer))
         return true;
-    control_answer_problem(control, request, &problem_consumer,
-                           "GET /v1/consumers lists them; the setting `consumers` makes one");
+    control_answer_no_consumer(control, request, name);
     return false;
 }
 

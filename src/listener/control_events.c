@@ -439,8 +439,7 @@ static bool find_cursor(struct control *control, struct http_request *request, s
             query->after = state.pruned_through; /* from the oldest there is */
     }
     if (error == -ENOENT)
-        control_answer_problem(control, request, &problem_consumer,
-                               "GET /v1/consumers lists them; the setting `consumers` makes one");
+        control_answer_no_consumer(control, request, query->consumer);
     else if (error < 0)
         answer_error(control, request, error);
     return error == 0;

@@ -40,6 +40,10 @@ void control_answer_problem_with(struct control *control, struct http_request *r
                                  const struct problem *problem, json_t *members, const char *format,
                                  ...) __attribute__((format(printf, 5, 6)));
 
+/* Answers that no consumer has this name, which may hold anything. */
+void control_answer_no_consumer(struct control *control, struct http_request *request,
+                                const char *name);
+
 /* Answers that memory is out; needs none. */
 void control_answer_no_memory(struct control *control, struct http_request *request);
 

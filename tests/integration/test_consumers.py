@@ -337,6 +337,22 @@ class Positions(Served):
         self.assertEqual((problem["type"], problem["position"]), ("/problems/position-moved", rows[0]))
         self.assertEqual(self.position("ops"), rows[0])
 
+    def test_a_name_that_nobody_has_is_told(self):
+        before = self.ask("GET", "/v1/consumers")
+        for name, code in (("nobody-here", 1), ("Accounts", 2), ("accounts ", 2), ("account_s", 2), ("x" * 33, 2), ("", 2)):
+            for command in (["ack", "--through", 1], ["seek", "--to", 1], ["events"], ["events", "--follow"]):
+                with self.subTest(name=name, command=command):
+                    done = self.daemon.command(*command, "--consumer", name)
+                    self.assertEqual(done.returncode, code, done.stderr)
+                    self.assertIn(f'"{name}"' if code == 1 else f"'{name}'", done.stderr)
+        self.assertEqual([(who["name"], who["position"]) for who in self.ask("GET", "/v1/consumers")["consumers"]],
+                         [(who["name"], who["position"]) for who in before["consumers"]])
+        for path in ("/v1/events?consumer=nobody-here", "/v1/consumers/nobody-here/ack"):
+            method = "POST" if path.endswith("ack") else "GET"
+            problem = self.ask(method, path, {"through": 1} if method == "POST" else None, status=404)
+            self.assertEqual(problem["type"], "/problems/no-such-consumer")
+            self.assertIn('"nobody-here"', problem["detail"])
+
     def test_the_body_is_read_strictly(self):
         for body in ("", "{}", '{"through": "1"}', '{"through": 1.0}', '{"through": -1}', '{"through": 1, "x": 1}', "[1]",
                      '{"through": 1, "through": 2}', '{"to": 1}', "1", '{"from": 1}', '{"through": 1, "from": -1}',
@@ -428,6 +444,18 @@ class Configured(unittest.TestCase):
             daemon.restart()
             self.assertEqual(names()["accounts"], 1)
             self.assertEqual(ack("accounts", 2), 200)
+
+    def test_a_name_is_never_cut_off(self):
+        """The longest that there can be, and one that begins so."""
+        name = "x" * 32
+        apple = Apple()
+        with Daemon(apple, settings={"consumers": [{"name": name}]}) as daemon:
+            for _ in range(2):
+                self.assertEqual(daemon.post(apple.body(apple.notification())), (200, "accepted"))
+            daemon.command("ack", "--consumer", name, "--through", 1, check=0)
+            done = daemon.command("ack", "--consumer", name + "y", "--through", 2)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertEqual(json.loads(daemon.control("GET", f"/v1/events?consumer={name}").body)["after"], 1)
 
     def test_a_cursor_below_what_was_pruned_is_gone(self):
         apple = Apple()
