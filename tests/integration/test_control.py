@@ -257,7 +257,7 @@ class TestDaemon(unittest.TestCase):
 
             done = as_nobody("--distrust", "kid-one")
             self.assertEqual(done.returncode, 1)
-            self.assertIn("may not be opened by this user", done.stderr)
+            self.assertIn("may not be opened by this user: its group may", done.stderr)
             os.chmod(control, 0o666)
             for arguments in ("--distrust", "kid-one"), ("--refresh",):
                 done = as_nobody(*arguments)

@@ -228,6 +228,15 @@ class Documents(unittest.TestCase):
                 with self.subTest(document=document.name, metric=metric):
                     self.assertRegex(told, rf"\b{metric}\b")
 
+    def test_the_groups_are_named(self):
+        """A stranger has to know which one to join."""
+        groups = re.findall(r"^[ug] (\S+)", source("systemd/siwa-notifyd.sysusers"), re.M)
+        self.assertEqual(groups, ["siwa-notifyd", "siwa-notifyd-control"])
+        for path in ("README.md", "doc/consumers/README.md", "doc/man/siwa-notifyd-outbox.7"):
+            for group in groups:
+                with self.subTest(path=path, group=group):
+                    self.assertRegex(source(path), rf"(`|\.Ql ){group}(`| )")
+
     def test_links_and_paths_lead_somewhere(self):
         for document in documents():
             text = document.read_text()
