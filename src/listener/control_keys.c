@@ -111,6 +111,15 @@ struct refresh {
     int64_t deadline_ms; /* monotonic */
 };
 
+static bool keys_usable(struct control *control)
+{
+    struct key_snapshot *snapshot = key_cache_snapshot(control->settings.key_cache);
+    bool usable = key_snapshot_usable(snapshot, clock_wall_ms() / 1000);
+
+    key_snapshot_unref(snapshot);
+    return usable;
+}
+
 static void answer_refreshed(struct control *control, struct http_request *request,
                              const struct refresher_state *state)
 {
@@ -119,9 +128,11 @@ static void answer_refreshed(struct control *control, struct http_request *reque
                           json_pack("{s:s,s:o}", "result", fetch_result_label(state->last_result),
                                     "keys", control_keys_now_json(control)));
     else
-        control_answer_problem(control, request, &problem_refresh,
-                               "%s: %s; the keys that were known go on serving",
-                               fetch_result_label(state->last_result), state->last_why);
+        control_answer_problem(control, request, &problem_refresh, "%s: %s; %s",
+                               fetch_result_label(state->last_result), state->last_why,
+                               keys_usable(control)
+                                   ? "the keys that were known go on serving"
+                                   : "no usable key is known, and notifications are answered 503");
 }
 
 static bool look_at_refresh(struct control *control, struct control_waiting *waiting,

@@ -213,6 +213,23 @@ class TestDaemon(unittest.TestCase):
             self.assertTrue(state["refresh"]["why"])
             self.assertTrue(state["health"]["ready"])
 
+    def test_a_first_refresh_that_fails_promises_no_keys(self):
+        with harness.Daemon(self.apple) as daemon:
+            daemon.stop()
+            daemon.key_file.unlink()
+            (daemon.directory / "keys.json").unlink()
+            daemon.start()
+            done = daemon.command("keys", "--refresh")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("no usable key is known, and notifications are answered 503", done.stderr)
+            self.assertNotIn("go on serving", daemon.log() + done.stderr)
+            self.assertIn("without a usable key notifications are answered 503", daemon.log())
+            daemon.publish(self.apple.key_set())
+            harness.wait_until(lambda: daemon.command("keys", "--refresh").returncode == 0, "an attempt that began later")
+            daemon.key_file.unlink()
+            self.assertIn("go on serving", daemon.command("keys", "--refresh").stderr)
+            self.assertIn("the keys at hand go on serving", daemon.log())
+
     def test_distrust_works_at_once_and_survives_a_restart(self):
         with harness.Daemon(self.apple) as daemon:
             self.assertEqual(daemon.post(self.body(0)), (200, "accepted"))
