@@ -34,10 +34,10 @@ struct bench {
 static const char verify_name[] = "verify";
 
 static const char verify_about[] =
-    "Reads a body {\"payload\": \"…\"} or a bare JWS from standard input, at most 64 KiB,\n"
-    "and judges it as the daemon of this configuration would: one JSON line for each\n"
-    "event, or one for a refusal, each with \"outcome\". The database is not opened and\n"
-    "nothing is stored, so that \"accepted\" may be a duplicate for the daemon.\n"
+    "Reads a body {\"payload\": \"…\"} or a bare JWS from standard input and judges it\n"
+    "as the daemon of this configuration would: one JSON line for each event, or one\n"
+    "for a refusal, each with \"outcome\". The database is not opened and nothing is\n"
+    "stored, so that \"accepted\" may be a duplicate for the daemon.\n"
     "\n"
     "The keys are those of keys.json beside the database, as the daemon last saved\n"
     "them; where there are none and the configuration has keys = \"file:/path\", those\n"
@@ -251,6 +251,7 @@ static int print_judgement(const struct bench *bench, const struct judgement *ju
 static void judge_input(struct bench *bench, const char *text, size_t bytes,
                         struct judgement *ret_judgement)
 {
+    size_t all_bytes = bytes;
     const struct judge_rules rules = {
         .keys = {.find = find_key,
                  .context = bench,
@@ -270,7 +271,10 @@ static void judge_input(struct bench *bench, const char *text, size_t bytes,
     }
     while (bytes > 0 && strchr(VERIFY_WHITE_SPACE, text[bytes - 1]))
         bytes--;
-    if (bytes > 0 && *text == '{')
+    bool body = bytes > 0 && *text == '{';
+    if ((body ? all_bytes : bytes) > bench->config->limits.body_bytes)
+        *ret_judgement = (struct judgement){.verdict = VERDICT_TOO_LARGE};
+    else if (body)
         judge_body(bench->context, &rules, text, bytes, ret_judgement);
     else
         judge_token(bench->context, &rules, text, bytes, ret_judgement);

@@ -103,6 +103,22 @@ class Verify(unittest.TestCase):
         self.assertEqual(self.outcome("x" * 65537), "too_large")
         self.assertEqual(self.outcome("x" * 65536), "jws_malformed")
 
+    def test_too_large_for_this_daemon(self):
+        self.daemon.settings["limits"] = {"body_bytes": 1024}
+        token = self.apple.notification()
+        token = self.apple.notification(padding="x" * ((1024 - len(self.apple.body(token))) * 3 // 4 - 20))
+        body = self.apple.body(token)
+        self.assertLess(len(body), 1024)
+        body += " " * (1024 - len(body))
+        with self.daemon:
+            for text, outcome, status in ((body, "accepted", 200), (body + " ", "too_large", 413)):
+                self.assertEqual(self.outcome(text, code=status != 200), outcome)
+                self.assertEqual(self.daemon.post(text)[0], status)
+            token = self.apple.notification(padding="x" * 1024)
+            for text, outcome in ((token, "too_large"), (self.apple.body(token), "too_large"),
+                                  (self.apple.notification() + "\n" * 1024, "accepted")):
+                self.assertEqual(self.outcome(text, code=outcome == "too_large"), outcome)
+
     def test_claims_that_nobody_signed_are_not_shown(self):
         stranger = Apple(self.apple.keys[0].kid)
         (line,) = self.verify(stranger.notification(), code=1)
