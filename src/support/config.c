@@ -585,7 +585,8 @@ static unsigned line_of_either(const struct reader *reader, const char *path, co
     return line > 0 ? line : line_at(reader, other);
 }
 
-/* What only two settings together show. What was refused for itself is zero, and left alone. */
+/* What only two settings together show. What was refused for itself is zero or off, and left
+ * alone. */
 static void check_together(struct reader *reader)
 {
     const struct config *config = reader->config;
@@ -804,6 +805,7 @@ static int reader_new(struct reader **ret_reader)
         free(reader);
         return -ENOMEM;
     }
+    reader->config->erase_after_s = CONFIG_ERASE_OFF; /* its zero is "acked" */
     *ret_reader = reader;
     return 0;
 }

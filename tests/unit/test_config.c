@@ -740,6 +740,12 @@ START_TEST(test_erasing_waits_for_consumers)
                   "1: erase_after_account_delete: takes ");
     value_refused("consumers = ( { name = \"a\"; } ); erase_after_account_delete = \"soon\"",
                   "1: erase_after_account_delete: takes ");
+    /* what is no value at all waits for nobody */
+    value_refused("erase_after_account_delete = \"soon\"", "1: erase_after_account_delete: takes ");
+    ck_assert_ptr_null(strstr(problems, "waits for consumers"));
+    value_refused("erase_after_account_delete = true",
+                  "1: erase_after_account_delete: is of another type");
+    ck_assert_ptr_null(strstr(problems, "waits for consumers"));
 }
 END_TEST
 
