@@ -337,7 +337,8 @@ static int explain_connect(const struct call *call, const char *place, char ret_
     case ENOENT:
         return refuse(ret_why, -ENOENT, "there is no socket at %s", place);
     case EACCES:
-        return refuse(ret_why, -EACCES, "%s may not be opened by this user: its group may, and root", place);
+        return refuse(ret_why, -EACCES,
+                      "%s may not be opened by this user: its group may, and root", place);
     case ECONNREFUSED:
         return refuse(ret_why, -ECONNREFUSED, "nobody listens at %s", place);
     case 0:
