@@ -579,22 +579,36 @@ static void on_over(void *context, struct http_request *request)
         wait_end(context, waiting);
 }
 
+/* A notification, as far as anybody can tell, of which nothing was read. */
+static void count_unread(struct ingress *ingress, enum verdict verdict, const char *reason,
+                         struct metrics_series *refused)
+{
+    uint64_t suppressed = 0;
+
+    metrics_add(refused, 1);
+    metrics_add(ingress->nameless[verdict], 1);
+    if (!log_limit_pass(&ingress->unverified_lines, clock_monotonic_ms(), &suppressed))
+        return;
+    struct log_field fields[4] = {log_text("outcome", verdict_label(verdict)),
+                                  log_text("reason", reason)};
+    if (suppressed > 0)
+        fields[2] = log_number("suppressed", (int64_t)suppressed);
+    log_write(LOG_LEVEL_WARNING, "notification", fields);
+}
+
 static void on_refused(void *context, enum http_refusal refusal)
 {
     struct ingress *ingress = context;
 
     switch (refusal) {
     case HTTP_REFUSAL_FRAMING:
-        metrics_add(ingress->refused_framing, 1);
-        metrics_add(ingress->nameless[VERDICT_BAD_FRAMING], 1);
+        count_unread(ingress, VERDICT_BAD_FRAMING, "framing", ingress->refused_framing);
         break;
     case HTTP_REFUSAL_NO_LENGTH:
-        metrics_add(ingress->refused_no_length, 1);
-        metrics_add(ingress->nameless[VERDICT_BAD_FRAMING], 1);
+        count_unread(ingress, VERDICT_BAD_FRAMING, "no_length", ingress->refused_no_length);
         break;
     case HTTP_REFUSAL_TOO_LARGE:
-        metrics_add(ingress->refused_too_large, 1);
-        metrics_add(ingress->nameless[VERDICT_TOO_LARGE], 1);
+        count_unread(ingress, VERDICT_TOO_LARGE, "too_large", ingress->refused_too_large);
         break;
     case HTTP_REFUSAL_TIMEOUT:
         metrics_add(ingress->refused_timeout, 1);

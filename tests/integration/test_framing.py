@@ -20,7 +20,7 @@ import re
 import socket
 import unittest
 
-from harness import Apple, Daemon, Haproxy, Nginx, PATH, connect, need
+from harness import Apple, Daemon, Haproxy, Nginx, PATH, connect, need, wait_until
 
 CASES = json.loads((pathlib.Path(__file__).parent / "framing_cases.json").read_text())
 REFUSALS = {400, 411, 413, 414, 417, 431, 505}
@@ -100,6 +100,16 @@ class TestDirect(FramingCase):
 
     def test_over_a_unix_socket(self):
         self.run_cases(tcp=False)
+
+    def test_what_was_not_read_is_logged(self):
+        with self.daemon() as daemon:
+            for field, line in (("Transfer-Encoding: chunked", "outcome=bad_framing reason=framing"),
+                                ("X-Nothing: of it", "outcome=bad_framing reason=no_length"),
+                                ("Content-Length: 70000", "outcome=too_large reason=too_large")):
+                with self.subTest(field):
+                    talk(daemon.address, f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n".encode())
+                    wait_until(lambda line=line: f"level=warning msg=notification {line}\n" in daemon.log(), "the line")
+            self.assertEqual(daemon.outcomes(), {"bad_framing": 2, "too_large": 1})
 
     def test_there_are_enough_cases(self):
         self.assertGreaterEqual(len(CASES), 90)
