@@ -60,6 +60,7 @@ struct visit {
     SSL_CTX *context;
     SSL *ssl;
     int fd;
+    bool trusting;          /* somebody: the authorities could be read */
     bool connected, shaken; /* hands */
     char why[DOCTOR_TEXT_BYTES];
 };
@@ -88,6 +89,7 @@ static bool prepare(struct visit *visit, const struct doctor_address *address, c
                        ca_file);
         return false;
     }
+    visit->trusting = true;
     SSL_CTX_set_verify(visit->context, SSL_VERIFY_NONE, NULL);
     if (highest != 0 && SSL_CTX_set_max_proto_version(visit->context, highest) != 1)
         return false;
@@ -231,8 +233,9 @@ static bool look_at_first(struct doctor *doctor, const struct names *names,
     X509 *leaf = first.shaken ? SSL_get0_peer_certificate(first.ssl) : NULL;
     if (!leaf) {
         doctor_tell(doctor, names->version, without,
-                    first.connected ? "have the server speak TLS 1.2 and 1.3 on this port"
-                                    : "have the server listen there, and the firewall let it",
+                    !first.trusting   ? "name a file of certificates in PEM that may be read"
+                    : first.connected ? "have the server speak TLS 1.2 and 1.3 on this port"
+                                      : "have the server listen there, and the firewall let it",
                     "no TLS: %s", first.why);
         return false;
     }

@@ -631,6 +631,15 @@ class TestOutside(DoctorCase):
             with self.subTest(fault=fault, check=check):
                 self.expect(self.outside(fault), check, state, part)
 
+    def test_authorities_that_cannot_be_read(self):
+        for name, text in (("nothing.pem", None), ("no.pem", "no certificate")):
+            with self.subTest(name):
+                file = self.daemon.directory / name
+                if text:
+                    file.write_text(text)
+                findings = self.findings(self.daemon, "--ca-file", str(file), "--url", self.edge.url("good"))
+                self.expect(findings, "outside.tls", "fail", f"{file}: no authorities can be read", "name a file of certificates")
+
     def test_tls_12_refused(self):
         """A server that speaks 1.3 only, below nginx's floor of configuration."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
