@@ -70,7 +70,7 @@ static int run_help(const struct cli_command *commands, int argc, char **argv)
     const struct cli_command *command;
     char help[] = "--help";
 
-    if (argc < 3) {
+    if (argc < 3 || strcmp(argv[2], help) == 0) {
         print_help(commands, stdout);
         return CLI_OK;
     }

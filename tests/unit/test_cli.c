@@ -224,6 +224,7 @@ START_TEST(test_unknown_command)
     capture();
     ck_assert_int_eq(run("prob", (char *)NULL), CLI_USAGE);
     ck_assert_ptr_nonnull(strstr(said(), "no command 'prob'; did you mean 'probe'?"));
+    ck_assert_int_eq(run("help", "--help", (char *)NULL), CLI_OK); /* it explains itself, too */
     ck_assert_int_eq(run("help", "refusee", (char *)NULL), CLI_USAGE);
     ck_assert_ptr_nonnull(strstr(said(), "did you mean 'refuse'?"));
     ck_assert_int_eq(run("something-quite-different", (char *)NULL), CLI_USAGE);
