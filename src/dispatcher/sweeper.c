@@ -197,11 +197,13 @@ static enum outbox_error sweep_piece(struct outbox *outbox, void *argument)
     return retention_sweep_piece(outbox, argument);
 }
 
-static enum outbox_error empty_wal(struct outbox *outbox, void *argument)
+/* What was removed stands in the file until then, where a reader kept it from being overwritten. */
+static void begin_emptying(struct sweeper *sweeper)
 {
-    (void)argument;
-    (void)outbox_empty_wal(outbox);
-    return OUTBOX_ERROR_NONE;
+    sweeper->emptying = true;
+    sweeper->emptied_known = false;
+    sweeper->empty_rest_ms = EMPTY_FIRST_MS;
+    sweeper->empty_ms = clock_monotonic_ms();
 }
 
 static void count_piece(struct sweeper *sweeper, const struct retention_sweep *before,
@@ -254,8 +256,8 @@ static enum outbox_error sweep_all(struct sweeper *sweeper)
         swept.unacknowledged = sweep.unacknowledged;
         swept.pruned_through = sweep.pruned_through;
     }
-    if (any && error == OUTBOX_ERROR_NONE)
-        error = have_done(sweeper, empty_wal, NULL);
+    if (any)
+        begin_emptying(sweeper);
     if (error != OUTBOX_ERROR_NONE)
         swept.why = "the database did not take it; see the errors of the writer";
     if (any || swept.why)
@@ -417,14 +419,6 @@ static enum outbox_error note_asked(struct sweeper *sweeper)
 static bool any_counts(const struct erasure_counts *counts)
 {
     return counts->rows > 0 || counts->raw > 0 || counts->deferred > 0 || counts->quarantined > 0;
-}
-
-static void begin_emptying(struct sweeper *sweeper)
-{
-    sweeper->emptying = true;
-    sweeper->emptied_known = false;
-    sweeper->empty_rest_ms = EMPTY_FIRST_MS;
-    sweeper->empty_ms = clock_monotonic_ms();
 }
 
 /* A round that ended early may have finished with some: nobody looks for them once more. */

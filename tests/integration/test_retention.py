@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import signal
 import sqlite3
+import subprocess
 import time
 import unittest
 
@@ -83,6 +84,29 @@ class TestRetention(unittest.TestCase):
             self.assertEqual(daemon.post(self.body("email-enabled"))[0], 200)
             self.assertEqual([row["id"] for row in daemon.rows()], [2, 3])
             self.assertEqual(daemon.query("SELECT id FROM raw"), [])
+
+    def test_what_a_reader_kept_goes_when_the_reader_does(self):
+        """The sweep itself finds the log in use, and nothing else is written after it."""
+        with Daemon(self.apple, fake_time=time.time() - 2 * DAY) as daemon:
+            self.assertEqual(daemon.post(self.body("account-delete", now=time.time() - 2 * DAY))[0], 200)
+            daemon.restart(fake_time=None)
+            gone = daemon.rows()[0]["sub"]
+
+            def on_disk():
+                # by another process: one that closes a file lets go of its own locks on it, and here is the reader
+                return gone.encode() in subprocess.run(["cat", daemon.database, f"{daemon.database}-wal"], capture_output=True,
+                                                       check=True).stdout
+
+            with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True, isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM outbox").fetchall()
+                daemon.settings["retain"] = {"events": "1d", "raw": "1d"}
+                daemon.write_config()
+                daemon.process.send_signal(signal.SIGHUP)
+                wait_until(lambda: "what is old was removed" in daemon.log(), "the sweep is told")
+                self.assertEqual(self.state(daemon)["pruned_through"], 1)
+                self.assertTrue(on_disk())
+            wait_until(lambda: not on_disk(), "its text is gone")
 
 
 if __name__ == "__main__":
