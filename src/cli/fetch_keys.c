@@ -82,7 +82,9 @@ static int fetch(const struct config *config)
 int cli_fetch_keys(int argc, char **argv)
 {
     const char *file = CONFIG_DEFAULT_FILE;
-    const struct cli_option options[] = {cli_config_option(&file), {.name = NULL}};
+    bool json = false;
+    const struct cli_option options[] = {
+        cli_config_option(&file), cli_flag("json", "as always here", &json), {.name = NULL}};
     const struct cli_usage usage = {
         .name = fetch_keys_name,
         .operands = "",

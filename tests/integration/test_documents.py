@@ -69,6 +69,12 @@ class Manual(unittest.TestCase):
             with self.subTest(command=command):
                 self.assertEqual(set(re.findall(r"(?:\bFl Fl |--)([a-z-]+)", entry)) - {"help", "config"}, options)
 
+    def test_what_prints_data_takes_json(self):
+        """Also where it is JSON anyway: a script may give it everywhere."""
+        for command in set(commands()) - {"serve", "check-config"}:
+            with self.subTest(command=command):
+                self.assertRegex(help_of(command), "(?m)^  --json ")
+
     def test_outcomes(self):
         verdicts = dict(VERDICTS.findall(source("include/verifier/verdict.h")))
         self.assertIn("accepted", verdicts)

@@ -337,7 +337,8 @@ class FetchKeys(KeyServerCase):
             listener.listen()
             listener.setblocking(False)
             daemon.settings["keys"] = f"unix:{daemon.directory}/keys.sock"
-            self.assertEqual(json.loads(daemon.command("fetch-keys", check=0).stdout), json.loads(self.server.live))
+            for options in [], ["--json"]:
+                self.assertEqual(json.loads(daemon.command("fetch-keys", *options, check=0).stdout), json.loads(self.server.live))
             self.assertRaises(BlockingIOError, listener.accept)
 
     def test_behind_the_socket(self):
