@@ -145,7 +145,9 @@ static void answer_change(struct control *control, struct http_request *request,
             json_pack("{s:I,s:s}", "id", (json_int_t)change->id, "outcome", "dropped"));
         return;
     case QUARANTINE_MISSING:
-        control_answer_problem(control, request, &problem_row, "GET /v1/quarantine lists them");
+        control_answer_problem(control, request, &problem_row,
+                               "%lld is not there; GET /v1/quarantine lists what is",
+                               (long long)change->id);
         return;
     case QUARANTINE_UNCLEAR:
         answer_unclear(control, request, change->id);
@@ -319,7 +321,9 @@ static void release(struct control *control, struct http_request *request, int64
         control_answer_problem(control, request, &problem_database, "%s; ask again later",
                                strerror(-rows));
     else if (rows == 0)
-        control_answer_problem(control, request, &problem_row, "GET /v1/quarantine lists them");
+        control_answer_problem(control, request, &problem_row,
+                               "%lld is not there; GET /v1/quarantine lists what is",
+                               (long long)id);
     else if (look->delivery)
         post_change(control, request, id, look->delivery);
     else if (look->judgement.verdict == VERDICT_INTERNAL)

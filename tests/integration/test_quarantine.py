@@ -74,7 +74,7 @@ class Commands(QuarantineCase):
             self.assertEqual(self.change(daemon, "drop", unclear).stdout, f"{unclear}: dropped\n")
             for verb in ("drop", "release"):
                 gone = self.change(daemon, verb, unclear, check=1)
-                self.assertIn("no such notification in quarantine", gone.stderr)
+                self.assertIn(f"no such notification in quarantine: {unclear} is not there", gone.stderr)
             self.assertEqual(self.listed(daemon), [])
             self.assertIn('msg="quarantined notification released by hand"', daemon.log())
 
