@@ -40,9 +40,10 @@ struct outbox_reader;
  * Refused: another daemon's database (-EBUSY), a symbolic link, a network file system, a folder
  * that cannot be written, a foreign or empty or truncated file, another or newer schema, one whose
  * identity key is missing or another one, a -wal without its database, a copy made by backup_make
- * beside the -wal of another database, and whatever SQLite cannot open or recover. Such a file
- * stays byte for byte what it was. Where PATH.failed stands beside it (the last exit was for a
- * storage error) quick_check runs before anything is written, and a sound database loses that mark.
+ * beside the -wal of another database, a -wal with commits behind damage (wal_check.h), and
+ * whatever SQLite cannot open or recover. Such a file stays byte for byte what it was. Where
+ * PATH.failed stands beside it (the last exit was for a storage error) quick_check runs before
+ * anything is written, and a sound database loses that mark.
  *
  * A database whose -wal was taken away after a run that did not end cleanly goes on with ids and a
  * generation above what was given, as a copy does (dispatcher/backup.h); see OUTBOX_ORIGIN_CUT.

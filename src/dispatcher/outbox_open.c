@@ -11,6 +11,7 @@
 
 #include "outbox_internal.h"
 #include "page_scrub.h"
+#include "wal_check.h"
 #include "wal_gather.h"
 
 #define DATABASE_MODE 0640
@@ -324,16 +325,21 @@ static int read_header(const char *path, unsigned char ret_header[HEADER_BYTES])
     return code;
 }
 
+static int page_bytes_of(const unsigned char *header)
+{
+    int page_bytes = header[16] << 8 | header[17];
+
+    return page_bytes == 1 ? 65536 : page_bytes; /* so it says 65536 */
+}
+
 /* SQLite reads what is missing of a last page as zeros, and quick_check need not notice. Until the
  * WAL was moved into the file its end may be one that a full disk cut off. */
 static int check_whole_pages(const struct outbox *outbox, const unsigned char *header,
                              char *ret_why)
 {
-    int64_t page_bytes = header[16] << 8 | header[17];
+    int64_t page_bytes = page_bytes_of(header);
     struct stat file;
 
-    if (page_bytes == 1) /* so it says 65536 */
-        page_bytes = 65536;
     if (lstat(outbox->path, &file) < 0)
         return outbox_explain(ret_why, -errno, "%s: %s", outbox->path, strerror(errno));
     if (page_bytes > 0 && file.st_size % page_bytes == 0)
@@ -367,6 +373,24 @@ static int check_wal(const struct outbox *outbox, char *ret_why)
                           "%s-wal: damaged: it does not begin as one; restore the database from a "
                           "backup, or move the -wal away to go on without what it held",
                           outbox->path);
+}
+
+/* SQLite ends a WAL where it is damaged, and writes over what was committed behind. */
+static int check_wal_whole(const struct outbox *outbox, const unsigned char *header, char *ret_why)
+{
+    unsigned unreachable = 0;
+    autoclose int fd =
+        open(beside(outbox, "-wal").path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 || wal_check(fd, (size_t)page_bytes_of(header), &unreachable) < 0) /* as above */
+        return 0;
+    if (unreachable <= 1) /* the last commit was not synced yet */
+        return 0;
+    return outbox_explain(ret_why, -EIO,
+                          "%s-wal: damaged: %u commits stand behind a place that cannot be read; "
+                          "restore the database from a backup, or move the -wal away to go on "
+                          "without what it held",
+                          outbox->path, unreachable);
 }
 
 /* What can be refused without SQLite, which makes files beside the database as soon as it reads
@@ -404,6 +428,8 @@ static int check_file(const struct outbox *outbox, char *ret_why)
         outbox_marks_check(big_endian(header + 68), big_endian(header + 60), outbox->path, ret_why);
     if (error == 0)
         error = check_wal(outbox, ret_why);
+    if (error == 0)
+        error = check_wal_whole(outbox, header, ret_why);
     if (error == 0 && size_beside(outbox, "-wal") == 0)
         error = check_whole_pages(outbox, header, ret_why);
     return error;

@@ -275,6 +275,30 @@ class TestFatal(StorageCase):
             daemon.start()
 
 
+    def test_a_log_that_is_damaged_before_its_end_is_left_as_it_is(self):
+        with self.daemon() as daemon:
+            rows = 0
+
+            def crashed():
+                nonlocal rows
+                for _ in range(6):
+                    self.assertEqual(daemon.post(self.body()), (200, "accepted"))
+                    rows += 1
+                return daemon.killed_with_a_log(3)
+            wait_until(crashed, "a log that a crash left")
+            log = pathlib.Path(f"{daemon.database}-wal")
+            whole, database = log.read_bytes(), daemon.database.read_bytes()
+            damaged = bytearray(whole)
+            damaged[32 + 24 + 100] ^= 0x55  # in the first page of the first commit
+            log.write_bytes(damaged)
+            self.assertEqual(daemon.run_to_end(), 1)
+            self.assertIn("outbox.db-wal: damaged: ", daemon.log())
+            self.assertEqual((log.read_bytes(), daemon.database.read_bytes()), (damaged, database))
+            log.write_bytes(whole)
+            daemon.start()
+            self.assertEqual(len(daemon.rows()), rows)
+
+
 class TestLostLog(StorageCase):
     """The write-ahead log holds what was committed last, also of a daemon that was killed."""
 

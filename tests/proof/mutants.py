@@ -54,8 +54,8 @@ TESTS = {
         "erasure": ("erasure",), "erasure_body": ("erasure",), "erasure_run": ("erasure", "retention"),
         "history": ("history",), "history_summary": ("history",), "identity": ("identity", "outbox"),
         "outbox_reader": ("consumers", "outbox"), "page_scrub": ("page_scrub",), "policy": ("policy",),
-        "quarantine": ("quarantine",), "retention": ("retention",), "sweeper": ("sweeper",), "wal_gather": ("wal_gather",),
-        "writer": ("writer_task", "writer"),
+        "quarantine": ("quarantine",), "retention": ("retention",), "sweeper": ("sweeper",), "wal_check": ("outbox",),
+        "wal_gather": ("wal_gather",), "writer": ("writer_task", "writer"),
     },
 }
 ELSEWHERE = ("outbox", "deferral", "writer")

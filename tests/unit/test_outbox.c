@@ -1111,6 +1111,77 @@ static void remove_beside(const char *suffix)
     ck_assert_int_eq(unlink(path), 0);
 }
 
+#define WAL_FRAME_BYTES (24 + 4096)
+
+static void flip(const char *suffix, off_t at)
+{
+    char path[PATH_MAX + 64];
+    unsigned char byte;
+    int fd;
+
+    path_beside(suffix, path);
+    fd = open(path, O_RDWR);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x55;
+    ck_assert_int_eq(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+/* What SQLite would take for the end, and write over: rows that were answered with 200. */
+START_TEST(a_wal_that_is_damaged_before_its_end_is_refused_and_left_alone)
+{
+    /* the magic's neighbours, the salt, the sum of the header; a frame's header, salt, sum, page */
+    static const off_t places[] = {9, 13, 16, 30, 32 + 3, 32 + 9, 32 + 20, 32 + 24 + 4000};
+    struct outbox *outbox;
+
+    make_and_die(6);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        size_t bytes, again_bytes;
+        char *damaged, *again;
+
+        flip("-wal", places[i]);
+        damaged = contents("-wal", &bytes);
+        refused(-EIO, "commits stand behind a place that cannot be read");
+        again = contents("-wal", &again_bytes);
+        ck_assert_uint_eq(bytes, again_bytes);
+        ck_assert(memcmp(damaged, again, bytes) == 0);
+        free(damaged);
+        free(again);
+        flip("-wal", places[i]);
+    }
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_last_id(outbox), 6);
+    close_clean(outbox);
+}
+END_TEST
+
+/* The last commit may not have been synced when the power went. */
+START_TEST(a_wal_that_is_torn_at_its_end_is_in_order)
+{
+    struct outbox *outbox;
+    size_t bytes;
+    char *wal;
+    off_t end = 32;
+
+    make_and_die(6);
+    wal = contents("-wal", &bytes);
+    while ((size_t)end + 4 <= bytes && memcmp(wal + end, "\0\0\0", 4) != 0)
+        end += WAL_FRAME_BYTES;
+    free(wal);
+    flip("-wal", end - WAL_FRAME_BYTES + 24 + 4000);
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_last_id(outbox), 5);
+    close_clean(outbox);
+    /* and frames of an earlier round, which are in the database, stand behind those of the last */
+    make_and_die(40);
+    make_and_die(45);
+    outbox = outbox_make();
+    ck_assert_int_eq(outbox_last_id(outbox), 45);
+    close_clean(outbox);
+}
+END_TEST
+
 /* The rows are gone, but not their ids: a consumer may have seen them. */
 START_TEST(a_wal_that_was_taken_away_is_told_and_its_ids_are_not_given_again)
 {
@@ -1645,6 +1716,8 @@ int main(void)
     tcase_add_test(tests, a_first_start_may_be_killed_at_any_moment);
     tcase_add_test(tests, what_an_unfinished_first_start_leaves_is_no_obstacle);
     tcase_add_test(tests, what_a_dead_process_left_is_made_durable_before_anything_else);
+    tcase_add_test(tests, a_wal_that_is_damaged_before_its_end_is_refused_and_left_alone);
+    tcase_add_test(tests, a_wal_that_is_torn_at_its_end_is_in_order);
     tcase_add_test(tests, a_wal_that_was_taken_away_is_told_and_its_ids_are_not_given_again);
     tcase_add_test(tests, a_wal_that_another_program_may_have_emptied_is_told_only);
     tcase_add_test(tests, a_wal_that_is_not_needed_may_be_missing);
