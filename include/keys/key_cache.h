@@ -74,6 +74,10 @@ int key_cache_distrust(struct key_cache *cache, const char *kid);
 struct key_snapshot *key_cache_snapshot(struct key_cache *cache);
 void key_snapshot_unref(struct key_snapshot *snapshot);
 
+/* Whether there is a set that may be judged by at now_s (wall clock): key_snapshot_usable of the
+ * picture of now. Any thread. */
+bool key_cache_usable(struct key_cache *cache, int64_t now_s);
+
 /* A number that grows whenever a new picture replaces the old: cheap to poll. Any thread. */
 uint64_t key_cache_generation(const struct key_cache *cache);
 

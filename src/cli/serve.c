@@ -113,15 +113,6 @@ static void on_fatal(void *context)
         abort(); /* an eventfd that takes no 1 is no eventfd; dying is what this asks for anyway */
 }
 
-static bool keys_usable(const struct serve *serve)
-{
-    struct key_snapshot *snapshot = key_cache_snapshot(serve->keys);
-    bool usable = key_snapshot_usable(snapshot, clock_wall_ms() / 1000);
-
-    key_snapshot_unref(snapshot);
-    return usable;
-}
-
 static void on_refresh(void *context, const struct refresher_outcome *outcome)
 {
     const struct serve *serve = context;
@@ -132,9 +123,10 @@ static void on_refresh(void *context, const struct refresher_outcome *outcome)
                   log_number("passed_over", (int64_t)outcome->passed_over));
     else
         log_event(LOG_LEVEL_WARNING,
-                  keys_usable(serve) ? "key set not refreshed; the keys at hand go on serving"
-                                     : "key set not refreshed; without a usable key notifications "
-                                       "are answered 503",
+                  key_cache_usable(serve->keys, clock_wall_ms() / 1000)
+                      ? "key set not refreshed; the keys at hand go on serving"
+                      : "key set not refreshed; without a usable key notifications are answered "
+                        "503",
                   log_text("result", fetch_result_label(outcome->result)),
                   log_text("why", outcome->why), log_number("next_ms", outcome->next_in_ms));
     if (outcome->save_error)

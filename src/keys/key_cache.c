@@ -137,6 +137,15 @@ struct key_snapshot *key_cache_snapshot(struct key_cache *cache)
     return snapshot;
 }
 
+bool key_cache_usable(struct key_cache *cache, int64_t now_s)
+{
+    struct key_snapshot *snapshot = key_cache_snapshot(cache);
+    bool usable = key_snapshot_usable(snapshot, now_s);
+
+    key_snapshot_unref(snapshot);
+    return usable;
+}
+
 uint64_t key_cache_generation(const struct key_cache *cache)
 {
     return atomic_load_explicit(&cache->generation, memory_order_acquire);

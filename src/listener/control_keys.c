@@ -111,15 +111,6 @@ struct refresh {
     int64_t deadline_ms; /* monotonic */
 };
 
-static bool keys_usable(struct control *control)
-{
-    struct key_snapshot *snapshot = key_cache_snapshot(control->settings.key_cache);
-    bool usable = key_snapshot_usable(snapshot, clock_wall_ms() / 1000);
-
-    key_snapshot_unref(snapshot);
-    return usable;
-}
-
 static void answer_refreshed(struct control *control, struct http_request *request,
                              const struct refresher_state *state)
 {
@@ -130,7 +121,7 @@ static void answer_refreshed(struct control *control, struct http_request *reque
     else
         control_answer_problem(control, request, &problem_refresh, "%s: %s; %s",
                                fetch_result_label(state->last_result), state->last_why,
-                               keys_usable(control)
+                               key_cache_usable(control->settings.key_cache, clock_wall_ms() / 1000)
                                    ? "the keys that were known go on serving"
                                    : "no usable key is known, and notifications are answered 503");
 }
